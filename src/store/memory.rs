@@ -1,0 +1,203 @@
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+use super::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
+use crate::key::KeyDigest;
+use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
+
+/// Keys in memory, for tests and first steps: gone when the process ends. Clones share the keys.
+///
+/// It is also the worked example of the two contracts: one lock makes each method atomic.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    state: Arc<Mutex<State>>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No method panics half-way through a change, so a poisoned state is a whole one.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    keys: BTreeMap<KeyId, Key>,
+    owners: HashMap<KeyDigest, KeyId>,
+    usage: BTreeMap<(KeyId, Timestamp), UsageBucket>,
+    events: HashMap<KeyId, Vec<KeyEvent>>,
+}
+
+#[async_trait]
+impl KeyStore for MemoryStore {
+    async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        let state = self.state();
+        let key = state.owners.get(digest).and_then(|id| state.keys.get(id));
+        Ok(key.and_then(|key| {
+            let credential = key
+                .credentials
+                .iter()
+                .find(|known| known.digest == *digest)?;
+            Some(StoredKey {
+                record: key.record.clone(),
+                credential: credential.clone(),
+            })
+        }))
+    }
+}
+
+#[async_trait]
+impl KeyRepository for MemoryStore {
+    async fn insert(
+        &self,
+        record: &KeyRecord,
+        credential: &Credential,
+        event: &KeyEvent,
+    ) -> Result<(), StoreError> {
+        let state = &mut *self.state();
+        if state.keys.contains_key(&record.id) || state.owners.contains_key(&credential.digest) {
+            return Err(StoreError::duplicate(record.id));
+        }
+        state.owners.insert(credential.digest, record.id);
+        let credentials = vec![credential.clone()];
+        state.keys.insert(
+            record.id,
+            Key {
+                record: record.clone(),
+                credentials,
+            },
+        );
+        state
+            .events
+            .entry(record.id)
+            .or_default()
+            .push(event.clone());
+        Ok(())
+    }
+
+    async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        Ok(self.state().keys.get(&id).cloned())
+    }
+
+    async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
+        let state = self.state();
+        let below = filter.after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut fitting = state
+            .keys
+            .range((Bound::Unbounded, below))
+            .rev()
+            .filter(|(_, key)| {
+                let record = &key.record;
+                filter
+                    .owner
+                    .as_ref()
+                    .is_none_or(|owner| record.owner.as_ref() == Some(owner))
+                    && filter
+                        .environment
+                        .as_ref()
+                        .is_none_or(|name| record.environment == *name)
+                    && filter
+                        .status
+                        .is_none_or(|(status, now)| record.status(now) == status)
+            });
+        let keys: Vec<_> = fitting
+            .by_ref()
+            .take(filter.limit)
+            .map(|(_, key)| key.clone())
+            .collect();
+        let last = keys.last().map(|key| key.record.id);
+        Ok(KeyPage {
+            keys,
+            next: last.filter(|_| fitting.next().is_some()),
+        })
+    }
+
+    async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
+        let state = &mut *self.state();
+        let id = change.record.id;
+        let Some(key) = state.keys.get_mut(&id) else {
+            return Ok(false);
+        };
+        if key.record.version != change.expected_version() {
+            return Ok(false);
+        }
+        if let Some(credential) = &change.add_credential {
+            if state.owners.contains_key(&credential.digest) {
+                return Err(StoreError::duplicate(id));
+            }
+            state.owners.insert(credential.digest, id);
+        }
+        if let Some(end) = change.end_credentials_at {
+            for credential in &mut key.credentials {
+                credential.expires_at = Some(credential.expires_at.map_or(end, |own| own.min(end)));
+            }
+        }
+        key.credentials.extend(change.add_credential.clone());
+        key.record = change.record.clone();
+        state
+            .events
+            .entry(id)
+            .or_default()
+            .push(change.event.clone());
+        Ok(true)
+    }
+
+    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+        let state = &mut *self.state();
+        for delta in batch {
+            let Some(key) = state.keys.get_mut(&delta.key) else {
+                continue;
+            };
+            let bucket = state
+                .usage
+                .entry((delta.key, delta.hour))
+                .or_insert(UsageBucket {
+                    start: delta.hour,
+                    allowed: 0,
+                    denied: 0,
+                });
+            bucket.allowed += delta.allowed;
+            bucket.denied += delta.denied;
+            let used = key
+                .credentials
+                .iter_mut()
+                .find(|known| known.digest == delta.credential);
+            if let Some(credential) = used {
+                credential.last_used_at = credential.last_used_at.max(delta.last_used_at);
+            }
+        }
+        Ok(())
+    }
+
+    async fn usage(
+        &self,
+        id: KeyId,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<UsageBucket>, StoreError> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        Ok(self
+            .state()
+            .usage
+            .range((id, from)..(id, to))
+            .map(|(_, bucket)| *bucket)
+            .collect())
+    }
+
+    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
+        let state = self.state();
+        let events = state.events.get(&id).map_or(&[][..], Vec::as_slice);
+        Ok(events[events.len().saturating_sub(limit)..].to_vec())
+    }
+}

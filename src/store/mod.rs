@@ -1,0 +1,208 @@
+//! Where keys are kept: [`KeyStore`], the one method that verification needs, and
+//! [`KeyRepository`], the write side.
+//!
+//! A service that only verifies implements, or is given, a [`KeyStore`]; [`MemoryStore`] and the
+//! database stores are both. The contracts below are numbered, and the conformance suite in the
+//! `testing` feature checks them one by one, over the crate's stores and over yours.
+
+mod error;
+mod memory;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+
+pub use error::{StoreError, StoreErrorKind};
+pub use memory::MemoryStore;
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteStore;
+
+use crate::key::KeyDigest;
+use crate::record::{
+    Credential, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket, UsageDelta,
+};
+
+/// Finds keys: all that a service which only verifies needs.
+///
+/// # Contract
+///
+/// 1. A credential that was written before the call began is found by its digest, with the key it
+///    belongs to, also when either has expired, is disabled or revoked. Deciding is the verifier's.
+/// 2. The key and the credential are of one point in time: never half of a change.
+/// 3. An unknown digest is `Ok(None)`. A store that cannot tell answers with an error instead:
+///    an error is an outage to the client, `None` is a denial.
+/// 4. A row that cannot be read is a [`StoreErrorKind::Corrupt`] error that names the key.
+#[async_trait]
+pub trait KeyStore: fmt::Debug + Send + Sync + 'static {
+    /// The credential with this digest, and its key.
+    async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError>;
+}
+
+/// What a lookup finds: a credential and the key that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredKey {
+    /// The key.
+    pub record: KeyRecord,
+    /// The one credential that was asked for.
+    pub credential: Credential,
+}
+
+/// Keeps keys: the write side of a store.
+///
+/// # Contract
+///
+/// 1. Each method is atomic: it happens wholly or, on an error, not at all, and the next call on
+///    any handle of the store sees it.
+/// 2. [`insert`](Self::insert) and [`apply`](Self::apply) write their event in the same
+///    transaction.
+/// 3. A digest or id that exists already is a [`StoreErrorKind::Duplicate`] error, also when the
+///    credential has long ended: no secret can come back under another key.
+/// 4. [`apply`](Self::apply) changes nothing unless the stored version is the expected one. Of
+///    any number of concurrent changes computed from one version exactly one is applied.
+/// 5. Times are kept to the microsecond.
+#[async_trait]
+pub trait KeyRepository: KeyStore {
+    /// Writes a new key with its first credential.
+    async fn insert(
+        &self,
+        record: &KeyRecord,
+        credential: &Credential,
+        event: &KeyEvent,
+    ) -> Result<(), StoreError>;
+
+    /// The key with this id and all its credentials, oldest first.
+    async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError>;
+
+    /// The keys that fit `filter`, newest first, that is by id downwards.
+    async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError>;
+
+    /// Applies a change and tells whether it did: false when the key's version is no longer the
+    /// expected one, or there is no such key.
+    async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError>;
+
+    /// Adds to the counts of use, and moves `last_used_at` forwards, never back. What belongs to
+    /// a key or credential that does not exist is passed over.
+    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError>;
+
+    /// The hours from `from` up to, but without, `to` in which the key was used, oldest first,
+    /// all its credentials added up.
+    async fn usage(
+        &self,
+        id: KeyId,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<UsageBucket>, StoreError>;
+
+    /// The last `limit` events of a key, oldest first, in the order in which they were written.
+    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError>;
+}
+
+/// One atomic change of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyChange {
+    /// The key as it shall be. Its `version` is one above the one that must be stored now; its
+    /// id, prefix, environment and `created_at` do not change.
+    pub record: KeyRecord,
+    /// Ends every credential of the key that has no end yet, or a later one, at this time.
+    pub end_credentials_at: Option<Timestamp>,
+    /// A further credential, added after the others were given their end.
+    pub add_credential: Option<Credential>,
+    /// What to write into the audit trail.
+    pub event: KeyEvent,
+}
+
+impl KeyChange {
+    /// The version that the stored key must have for the change to apply.
+    pub fn expected_version(&self) -> u64 {
+        self.record.version - 1
+    }
+}
+
+/// Which keys to list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyFilter {
+    /// Only keys of this owner.
+    pub owner: Option<String>,
+    /// Only keys of this environment.
+    pub environment: Option<String>,
+    /// Only keys that have this status at that time.
+    pub status: Option<(KeyStatus, Timestamp)>,
+    /// Only keys whose id is below this one: the page after the one that ended with it.
+    pub after: Option<KeyId>,
+    /// At most this many. Default: 50.
+    pub limit: usize,
+}
+
+impl Default for KeyFilter {
+    fn default() -> Self {
+        Self {
+            owner: None,
+            environment: None,
+            status: None,
+            after: None,
+            limit: 50,
+        }
+    }
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPage {
+    /// The keys, newest first.
+    pub keys: Vec<Key>,
+    /// What to give as [`KeyFilter::after`] for the next page; none on the last one.
+    pub next: Option<KeyId>,
+}
+
+#[async_trait]
+impl<S: KeyStore + ?Sized> KeyStore for Arc<S> {
+    async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        (**self).find(digest).await
+    }
+}
+
+#[async_trait]
+impl<S: KeyRepository + ?Sized> KeyRepository for Arc<S> {
+    async fn insert(
+        &self,
+        record: &KeyRecord,
+        credential: &Credential,
+        event: &KeyEvent,
+    ) -> Result<(), StoreError> {
+        (**self).insert(record, credential, event).await
+    }
+
+    async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        (**self).get(id).await
+    }
+
+    async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
+        (**self).list(filter).await
+    }
+
+    async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
+        (**self).apply(change).await
+    }
+
+    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+        (**self).record_usage(batch).await
+    }
+
+    async fn usage(
+        &self,
+        id: KeyId,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<UsageBucket>, StoreError> {
+        (**self).usage(id, from, to).await
+    }
+
+    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
+        (**self).events(id, limit).await
+    }
+}
