@@ -1,0 +1,115 @@
+use std::time::Duration;
+
+/// How long keys are remembered, and what the store is spared.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_api_key::CacheConfig;
+///
+/// let config = CacheConfig::default()
+///     .ttl(Duration::from_secs(30))
+///     .stale_if_error(Duration::from_secs(3_600));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct CacheConfig {
+    pub(super) capacity: u64,
+    pub(super) ttl: Duration,
+    pub(super) stale_if_error: Duration,
+    pub(super) miss_capacity: u64,
+    pub(super) miss_ttl: Duration,
+    pub(super) max_lookups: usize,
+    pub(super) max_waiting_lookups: usize,
+    pub(super) lookup_deadline: Duration,
+}
+
+impl CacheConfig {
+    /// The most keys to remember, about one kilobyte each. Default: 100,000.
+    pub fn capacity(mut self, keys: u64) -> Self {
+        self.capacity = keys;
+        self
+    }
+
+    /// How long a key is used without asking the store again. Changes made through this process
+    /// hold at once, whatever the TTL; it bounds how long a change made elsewhere goes unnoticed.
+    /// Default: 60 seconds.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// How long past its TTL a key keeps working while the store fails. Default: 10 minutes.
+    pub fn stale_if_error(mut self, time: Duration) -> Self {
+        self.stale_if_error = time;
+        self
+    }
+
+    /// The most unknown digests to remember. Default: 10,000.
+    pub fn miss_capacity(mut self, digests: u64) -> Self {
+        self.miss_capacity = digests;
+        self
+    }
+
+    /// How long an unknown digest is refused without asking the store again. Issuing a key
+    /// through this process makes it known at once. Default: 5 seconds.
+    pub fn miss_ttl(mut self, ttl: Duration) -> Self {
+        self.miss_ttl = ttl;
+        self
+    }
+
+    /// The most lookups that the store works on at one time. Default: 64.
+    ///
+    /// # Panics
+    ///
+    /// When `lookups` is 0.
+    pub fn max_lookups(mut self, lookups: usize) -> Self {
+        assert!(lookups > 0, "a cache that may not ask the store finds no key");
+        self.max_lookups = lookups;
+        self
+    }
+
+    /// The most lookups that are under way or waiting for their turn; beyond it a key that the
+    /// cache does not know is answered with an outage at once. Default: 4,096.
+    pub fn max_waiting_lookups(mut self, lookups: usize) -> Self {
+        self.max_waiting_lookups = lookups;
+        self
+    }
+
+    /// How long a lookup may take, its wait for a turn included, before it counts as an outage.
+    /// Default: 2 seconds.
+    pub fn lookup_deadline(mut self, deadline: Duration) -> Self {
+        self.lookup_deadline = deadline;
+        self
+    }
+
+    pub(super) fn ttl_nanos(&self) -> u64 {
+        nanos(self.ttl)
+    }
+
+    pub(super) fn usable_nanos(&self) -> u64 {
+        nanos(self.ttl.saturating_add(self.stale_if_error))
+    }
+
+    pub(super) fn miss_ttl_nanos(&self) -> u64 {
+        nanos(self.miss_ttl)
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            capacity: 100_000,
+            ttl: Duration::from_secs(60),
+            stale_if_error: Duration::from_secs(600),
+            miss_capacity: 10_000,
+            miss_ttl: Duration::from_secs(5),
+            max_lookups: 64,
+            max_waiting_lookups: 4_096,
+            lookup_deadline: Duration::from_secs(2),
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,304 @@
+//! Keys in memory: promises about freshness, in front of a [`KeyStore`].
+//!
+//! How it decides:
+//!
+//! 1. A *hit* is a key that was loaded less than [`CacheConfig::ttl`] ago and not invalidated
+//!    since its load began.
+//! 2. Hits live in a [`moka`] cache, and the hottest of them in a small table in front of it.
+//!    Misses live in a cache of their own, so that random keys cannot push real ones out.
+//! 3. Any number of concurrent lookups for one digest are one call of the store, in a task of its
+//!    own: whoever started it may go away.
+//! 4. Every load takes the number of the current *generation* before it asks the store; every
+//!    invalidation starts a new generation and notes its number as the least that is still good
+//!    for that key. The two are compared whenever a key is taken out, so a stale value may well
+//!    be put in by a load that was overtaken, but it is never used.
+//! 5. When the store fails, a key that was loaded before still counts as a hit for
+//!    [`CacheConfig::stale_if_error`] past its TTL, unless it was invalidated.
+
+mod config;
+mod entry;
+mod flight;
+mod generation;
+
+use std::collections::hash_map::{Entry, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use foldhash::quality::RandomState;
+
+pub use config::CacheConfig;
+pub(crate) use entry::CachedKey;
+pub use flight::{Outage, OutageKind};
+
+use crate::clock::{Clock, Moment};
+use crate::key::KeyDigest;
+use crate::record::KeyId;
+use crate::store::KeyStore;
+use flight::{Flight, Lookups};
+use generation::Generations;
+
+/// What the cache knows of a digest, without asking the store.
+pub(crate) enum Cached {
+    /// The key, good to use.
+    Hit(Arc<CachedKey>),
+    /// The store said a moment ago that there is no such key.
+    Unknown,
+    /// Nothing: the store has to be asked.
+    Absent,
+}
+
+/// See the [module's documentation](self).
+pub(crate) struct KeyCache {
+    store: Arc<dyn KeyStore>,
+    clock: Arc<dyn Clock>,
+    config: CacheConfig,
+    front: Front,
+    hits: moka::sync::Cache<KeyDigest, Arc<CachedKey>, RandomState>,
+    misses: moka::sync::Cache<KeyDigest, Miss, RandomState>,
+    generations: Generations,
+    flights: Mutex<HashMap<KeyDigest, Flight>>,
+    lookups: Lookups,
+}
+
+/// The store had no key with a digest.
+#[derive(Clone, Copy)]
+struct Miss {
+    generation: u64,
+    loaded_at: u64,
+}
+
+/// The outcome of one call of the store.
+#[derive(Clone)]
+pub(crate) struct Found {
+    generation: u64,
+    key: Option<Arc<CachedKey>>,
+}
+
+impl KeyCache {
+    pub(crate) fn new(store: Arc<dyn KeyStore>, clock: Arc<dyn Clock>, config: CacheConfig) -> Self {
+        let cache = |capacity| moka::sync::Cache::builder().max_capacity(capacity);
+        Self {
+            store,
+            clock,
+            front: Front::new(),
+            hits: cache(config.capacity).build_with_hasher(RandomState::default()),
+            misses: cache(config.miss_capacity).build_with_hasher(RandomState::default()),
+            generations: Generations::new(),
+            flights: Mutex::default(),
+            lookups: Lookups::new(&config),
+            config,
+        }
+    }
+
+    /// What is known of `digest` at `now`. Never waits.
+    pub(crate) fn get(&self, digest: &KeyDigest, now: Moment) -> Cached {
+        match self.remembered(digest, now) {
+            // During an outage one request in a while asks the store; the others need not wait
+            // for it to fail again.
+            Cached::Absent if self.lookups.is_down() => match self.usable(digest, now) {
+                Some(key) if !self.lookups.tries_again(now) => Cached::Hit(key),
+                _ => Cached::Absent,
+            },
+            known => known,
+        }
+    }
+
+    fn remembered(&self, digest: &KeyDigest, now: Moment) -> Cached {
+        if let Some(key) = self.front.get(digest)
+            && self.is_fresh(&key, now)
+        {
+            return Cached::Hit(key);
+        }
+        if let Some(key) = self.hits.get(digest) {
+            if !self.is_fresh(&key, now) {
+                return Cached::Absent;
+            }
+            self.front.put(Arc::clone(&key));
+            return Cached::Hit(key);
+        }
+        match self.misses.get(digest) {
+            Some(miss) if self.is_good(&miss, digest, now) => Cached::Unknown,
+            _ => Cached::Absent,
+        }
+    }
+
+    /// The key from before, if it may still be used while the store fails.
+    fn usable(&self, digest: &KeyDigest, now: Moment) -> Option<Arc<CachedKey>> {
+        self.hits.get(digest).filter(|key| {
+            key.age(now) < self.config.usable_nanos() && self.generations.is_current(key)
+        })
+    }
+
+    /// Asks the store for `digest`, together with everybody else who is asking for it now.
+    ///
+    /// # Errors
+    ///
+    /// [`Outage`] when the store failed, took longer than the deadline, or too many lookups are
+    /// waiting, and no key from before may be used in its place.
+    pub(crate) async fn load(
+        self: &Arc<Self>,
+        digest: &KeyDigest,
+    ) -> Result<Option<Arc<CachedKey>>, Outage> {
+        let give_up = tokio::time::Instant::now() + self.config.lookup_deadline;
+        loop {
+            let answer = match self.join(digest) {
+                Joined::Flight(flight) => flight.landed().await,
+                Joined::Late(Cached::Hit(key)) => return Ok(Some(key)),
+                Joined::Late(_) => return Ok(None),
+                Joined::Full => Err(Outage::overloaded()),
+            };
+            match answer {
+                Ok(found) if self.is_current(&found, digest) => return Ok(found.key),
+                // Overtaken by an invalidation, so what was read may be old.
+                Ok(_) if tokio::time::Instant::now() < give_up => {}
+                Ok(_) => return Err(Outage::deadline()),
+                Err(outage) => {
+                    return self.usable(digest, self.clock.now()).map(Some).ok_or(outage);
+                }
+            }
+        }
+    }
+
+    /// Makes sure that no verification which starts from now on sees what was stored of key `id`
+    /// before now, and that none of `digests` is still taken for unknown.
+    pub(crate) fn invalidate(&self, id: KeyId, digests: &[KeyDigest]) {
+        self.generations.invalidate(id, digests);
+    }
+
+    /// Makes sure that no verification which starts from now on sees anything that was stored
+    /// before now.
+    pub(crate) fn invalidate_all(&self) {
+        self.generations.invalidate_all();
+    }
+
+    /// Takes part in the lookup of `digest` that is under way, or begins one.
+    fn join(self: &Arc<Self>, digest: &KeyDigest) -> Joined {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let under_way = flights.len();
+        let place = match flights.entry(*digest) {
+            Entry::Occupied(flight) => return Joined::Flight(flight.get().clone()),
+            Entry::Vacant(place) => place,
+        };
+        // A flight is taken off the list after its answer is in the cache, so whoever comes too
+        // late for it finds the answer there.
+        match self.remembered(digest, self.clock.now()) {
+            Cached::Absent if under_way >= self.config.max_waiting_lookups => return Joined::Full,
+            Cached::Absent => {}
+            known => return Joined::Late(known),
+        }
+        let (flight, ticket) = Flight::new();
+        place.insert(flight.clone());
+        let landing = Landing { cache: Arc::clone(self), digest: *digest };
+        tokio::spawn(async move {
+            let answer = landing.cache.ask(&landing.digest).await;
+            // Off the list before anybody hears of it, and also if the store panics.
+            drop(landing);
+            ticket.announce(answer);
+        });
+        Joined::Flight(flight)
+    }
+
+    /// One call of the store, and what is to be remembered of it.
+    async fn ask(&self, digest: &KeyDigest) -> Result<Found, Outage> {
+        let (generation, answer) = self
+            .lookups
+            .run(&*self.clock, async || {
+                // Before the store is asked: a change that commits after this is a later
+                // generation.
+                let generation = self.generations.current();
+                (generation, self.store.find(digest).await)
+            })
+            .await?;
+        let loaded_at = self.clock.now().monotonic_nanos();
+        let key = answer.map(|stored| Arc::new(CachedKey::new(stored, generation, loaded_at)));
+        if let Some(key) = &key {
+            self.hits.insert(*digest, Arc::clone(key));
+            self.front.put(Arc::clone(key));
+        } else {
+            self.misses.insert(*digest, Miss { generation, loaded_at });
+            self.hits.invalidate(digest);
+        }
+        Ok(Found { generation, key })
+    }
+
+    fn is_fresh(&self, key: &CachedKey, now: Moment) -> bool {
+        key.age(now) < self.config.ttl_nanos() && self.generations.is_current(key)
+    }
+
+    fn is_good(&self, miss: &Miss, digest: &KeyDigest, now: Moment) -> bool {
+        now.monotonic_nanos().saturating_sub(miss.loaded_at) < self.config.miss_ttl_nanos()
+            && self.generations.is_current_miss(digest, miss.generation)
+    }
+
+    fn is_current(&self, found: &Found, digest: &KeyDigest) -> bool {
+        match &found.key {
+            Some(key) => self.generations.is_current(key),
+            None => self.generations.is_current_miss(digest, found.generation),
+        }
+    }
+}
+
+impl fmt::Debug for KeyCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyCache")
+            .field("store", &self.store)
+            .field("config", &self.config)
+            .field("hits", &self.hits.entry_count())
+            .field("misses", &self.misses.entry_count())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of the wish to look a digest up.
+enum Joined {
+    Flight(Flight),
+    /// The flight had landed already, and this is what it brought.
+    Late(Cached),
+    /// Too many lookups are under way.
+    Full,
+}
+
+/// Takes a flight off the list when its lookup ends, however it ends.
+struct Landing {
+    cache: Arc<KeyCache>,
+    digest: KeyDigest,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        let mut flights = self.cache.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        flights.remove(&self.digest);
+    }
+}
+
+/// The hottest hits, each in the one place that its digest gives it: a lookup costs one
+/// uncontended lock. What is found here is checked like anything else in the cache.
+struct Front(Box<[Mutex<Option<Arc<CachedKey>>>]>);
+
+impl Front {
+    const PLACES: usize = 4096;
+
+    fn new() -> Self {
+        Self(std::iter::repeat_with(Mutex::default).take(Self::PLACES).collect())
+    }
+
+    fn get(&self, digest: &KeyDigest) -> Option<Arc<CachedKey>> {
+        // A place that is being used by another thread is passed by rather than waited for.
+        let place = self.place(digest).try_lock().ok()?;
+        place.as_ref().filter(|key| key.credential.digest == *digest).cloned()
+    }
+
+    fn put(&self, key: Arc<CachedKey>) {
+        if let Ok(mut place) = self.place(&key.credential.digest).try_lock() {
+            let before = place.replace(key);
+            // Freeing the old key is not work to be done under a lock.
+            drop(place);
+            drop(before);
+        }
+    }
+
+    fn place(&self, digest: &KeyDigest) -> &Mutex<Option<Arc<CachedKey>>> {
+        let [low, high, ..] = *digest.as_bytes();
+        &self.0[usize::from(u16::from_le_bytes([low, high])) % Self::PLACES]
+    }
+}

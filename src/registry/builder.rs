@@ -1,0 +1,179 @@
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::{ApiKeys, flush};
+use crate::cache::{CacheConfig, KeyCache};
+use crate::clock::{Clock, SystemClock};
+use crate::failures::FailureLimiter;
+use crate::key::{KeyFormat, KeyHasher};
+use crate::limit::{LocalLimiter, RateLimit};
+use crate::principal::Realm;
+use crate::store::{KeyRepository, KeyStore};
+use crate::usage::{FLUSH_INTERVAL, UsageRecorder};
+use crate::verify::{Parts, Verifier};
+
+/// Sets up [`ApiKeys`], or a [`Verifier`] alone.
+#[must_use]
+pub struct Builder<S> {
+    store: S,
+    format: KeyFormat,
+    hasher: KeyHasher,
+    accept_imported: bool,
+    clock: Arc<dyn Clock>,
+    cache: CacheConfig,
+    max_limited: usize,
+    failed_attempts: Option<RateLimit>,
+    flush_interval: Duration,
+}
+
+impl Verifier {
+    /// Begins to set up a verifier over `store`, for a service that only verifies; finish with
+    /// [`Builder::build_verifier`].
+    pub fn builder<S: KeyStore>(store: S) -> Builder<S> {
+        Builder::new(store)
+    }
+}
+
+impl<S> Builder<S> {
+    pub(super) fn new(store: S) -> Self {
+        Self {
+            store,
+            format: KeyFormat::new("sk"),
+            hasher: KeyHasher::sha256(),
+            accept_imported: false,
+            clock: Arc::new(SystemClock::new()),
+            cache: CacheConfig::default(),
+            max_limited: LocalLimiter::DEFAULT_CAPACITY,
+            failed_attempts: None,
+            flush_interval: FLUSH_INTERVAL,
+        }
+    }
+
+    /// What the keys look like. Default: prefix `sk`, environments `live` and `test`.
+    pub fn format(mut self, format: KeyFormat) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// How secrets become digests. Default: SHA-256 without a pepper.
+    pub fn hasher(mut self, hasher: KeyHasher) -> Self {
+        self.hasher = hasher;
+        self
+    }
+
+    /// Whether imported keys verify. They may have any text, so the checksum no longer keeps
+    /// garbage from the cache and the store. Default: no.
+    pub fn accept_imported(mut self, accept: bool) -> Self {
+        self.accept_imported = accept;
+        self
+    }
+
+    /// Where the time comes from. Default: [`SystemClock`].
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// How long keys are remembered. Default: [`CacheConfig::default`].
+    pub fn cache(mut self, config: CacheConfig) -> Self {
+        self.cache = config;
+        self
+    }
+
+    /// The most keys and owners whose limits are counted at one time; see
+    /// [`LocalLimiter`] for what happens beyond. Default: [`LocalLimiter::DEFAULT_CAPACITY`].
+    pub fn max_limited(mut self, subjects: usize) -> Self {
+        self.max_limited = subjects;
+        self
+    }
+
+    /// How many bad keys may come from one client address. Beyond it only keys that are in the
+    /// cache already pass from there. Default: any number.
+    pub fn failed_attempts(mut self, limit: RateLimit) -> Self {
+        self.failed_attempts = Some(limit);
+        self
+    }
+
+    /// How often gathered use is written. Default: every 10 seconds.
+    ///
+    /// # Panics
+    ///
+    /// When `interval` is zero.
+    pub fn flush_interval(mut self, interval: Duration) -> Self {
+        assert!(!interval.is_zero(), "use is gathered so that it need not be written all the time");
+        self.flush_interval = interval;
+        self
+    }
+
+    fn into_verifier(self, store: Arc<dyn KeyStore>, usage: Option<UsageRecorder>) -> Verifier {
+        let cache = Arc::new(KeyCache::new(store, Arc::clone(&self.clock), self.cache));
+        let parts = Parts {
+            format: self.format,
+            hasher: self.hasher,
+            accept_imported: self.accept_imported,
+            clock: self.clock,
+            cache,
+            limiter: LocalLimiter::new(self.max_limited),
+            failures: self.failed_attempts.map(FailureLimiter::new),
+            usage,
+            realm: Realm::new(),
+        };
+        Verifier { parts: Arc::new(parts) }
+    }
+}
+
+impl<S: KeyStore + Clone> Builder<S> {
+    /// A verifier that reads keys and writes nothing: it counts no use.
+    pub fn build_verifier(self) -> Verifier {
+        let store = Arc::new(self.store.clone());
+        self.into_verifier(store, None)
+    }
+}
+
+impl<S: KeyRepository + Clone> Builder<S> {
+    /// The keys, and a background task that writes their use.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    pub fn build(self) -> ApiKeys {
+        let interval = self.flush_interval;
+        let repository: Arc<dyn KeyRepository> = Arc::new(self.store.clone());
+        let store: Arc<dyn KeyStore> = Arc::clone(&repository) as _;
+        let verifier = self.into_verifier(store, Some(UsageRecorder::default()));
+        let parts = Arc::downgrade(&verifier.parts);
+        let flusher = tokio::spawn(flush_regularly(parts, Arc::clone(&repository), interval));
+        let flusher = Arc::new(flusher.abort_handle());
+        ApiKeys { repository, verifier, flusher, actor: None }
+    }
+}
+
+/// Writes the gathered use until the keys are gone.
+async fn flush_regularly(
+    parts: Weak<Parts>,
+    repository: Arc<dyn KeyRepository>,
+    interval: Duration,
+) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let Some(parts) = parts.upgrade() else { return };
+        let (verifier, repository) = (Verifier { parts }, Arc::clone(&repository));
+        // In a task of its own: to abort this one must not abort a write.
+        let written = tokio::spawn(async move { flush(&verifier, &*repository).await }).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(error = &error as &dyn std::error::Error, "use was not written yet");
+        }
+    }
+}
+
+impl<S> fmt::Debug for Builder<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("format", &self.format)
+            .field("hasher", &self.hasher)
+            .field("accept_imported", &self.accept_imported)
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,436 @@
+//! The write side: issue, rotate, revoke and everything else that changes a key.
+//!
+//! Every change is computed from the key as it is stored and applied only if it is still at that
+//! version; otherwise it is computed anew. So a concurrent change is never undone, and no rule
+//! below is decided on an old state:
+//!
+//! 1. Nothing that has ended comes back: no change of a revoked key, no new end and no rotation
+//!    for an expired one, and a rotation only ever shortens the life of the credentials before it.
+//! 2. A change and its event in the audit trail are one transaction.
+//! 3. Before a method returns, this process has forgotten what it knew of the key. A method that
+//!    was begun runs to its end even if whoever called it goes away.
+
+mod builder;
+mod error;
+mod input;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+pub use builder::Builder;
+pub use error::{KeyError, KeyErrorKind};
+pub use input::{KeyUpdate, NewKey};
+
+use crate::key::{ApiKey, KeyDigest};
+use crate::record::{Credential, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket};
+use crate::store::{KeyChange, KeyFilter, KeyPage, KeyRepository, StoreError};
+use crate::verify::Verifier;
+
+/// The keys of a service: makes, shows, changes and ends them. Cloning costs a reference count.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_api_key::{ApiKeys, KeyFormat, MemoryStore, NewKey, RateLimit};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let keys = ApiKeys::builder(MemoryStore::new()).format(KeyFormat::new("sk")).build();
+///
+/// let billing = NewKey::named("billing").scopes(["orders:read"]).limit(RateLimit::per_minute(100));
+/// let issued = keys.issue(billing).await?;
+/// println!("{}", issued.secret().expose()); // the only time it is visible
+///
+/// // The owner has a day to move to the new secret; then the old one ends.
+/// let rotated = keys.rotate(issued.key().record.id, Duration::from_secs(86_400)).await?;
+/// # assert_eq!(rotated.key().credentials.len(), 2);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct ApiKeys {
+    repository: Arc<dyn KeyRepository>,
+    verifier: Verifier,
+    flusher: Arc<tokio::task::AbortHandle>,
+    actor: Option<Arc<str>>,
+}
+
+/// A new secret and the key it belongs to.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    secret: ApiKey,
+    key: Key,
+}
+
+impl ApiKeys {
+    /// How often a change is computed anew because another one came first.
+    const ATTEMPTS: usize = 64;
+
+    /// Begins to set up the keys kept in `store`.
+    pub fn builder<S: KeyRepository>(store: S) -> Builder<S> {
+        Builder::new(store)
+    }
+
+    /// The same keys, with `actor` written into the audit trail as the one who makes the changes:
+    /// the id of the acting key, or any other name.
+    pub fn acting_as(&self, actor: impl fmt::Display) -> Self {
+        Self { actor: Some(actor.to_string().into()), ..self.clone() }
+    }
+
+    /// Makes a key with its first credential and reveals the secret, once.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyErrorKind::Invalid`] names the field that is wrong; [`KeyErrorKind::Store`].
+    pub async fn issue(&self, new: NewKey) -> Result<Issued, KeyError> {
+        let now = self.now();
+        let record = new.into_record(self.verifier.format(), now)?;
+        let (secret, credential) = self.new_credential(&record, now)?;
+        let key = self.insert(record, credential, EventAction::Issued, now).await?;
+        Ok(Issued { secret, key })
+    }
+
+    /// Takes over a key that was issued elsewhere, by the SHA-256 of its text, so that its owner
+    /// can go on using it. `start` is what may be shown of it; it can be empty.
+    ///
+    /// Such a key may have any text. It verifies only where
+    /// [`Builder::accept_imported`] says so.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyErrorKind::Invalid`] names the field that is wrong; [`KeyErrorKind::Duplicate`] when
+    /// the digest is stored already; [`KeyErrorKind::Store`].
+    pub async fn import(
+        &self,
+        new: NewKey,
+        digest: KeyDigest,
+        start: &str,
+    ) -> Result<Key, KeyError> {
+        let now = self.now();
+        let record = new.into_record(self.verifier.format(), now)?;
+        let credential = input::imported_credential(digest, start, now)?;
+        self.insert(record, credential, EventAction::Imported, now).await
+    }
+
+    /// The key with this id and all its credentials.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Store`].
+    pub async fn get(&self, id: KeyId) -> Result<Key, KeyError> {
+        self.repository.get(id).await?.ok_or_else(|| KeyError::not_found(id))
+    }
+
+    /// The keys that fit `filter`, newest first, a page at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyErrorKind::Store`].
+    pub async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, KeyError> {
+        Ok(self.repository.list(filter).await?)
+    }
+
+    /// Changes what `update` names and leaves the rest.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyErrorKind::Invalid`], [`KeyErrorKind::NotFound`], [`KeyErrorKind::Revoked`],
+    /// [`KeyErrorKind::Expired`] when an expired key is given another end,
+    /// [`KeyErrorKind::Contended`], [`KeyErrorKind::Store`].
+    pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, KeyError> {
+        let plan = move |key: &Key, now| {
+            if key.record.revoked_at.is_some() {
+                return Err(KeyError::revoked(id));
+            }
+            let record = update.applied_to(&key.record, now)?;
+            if record == key.record {
+                return Ok(Plan::unchanged(()));
+            }
+            let action = match (key.record.enabled, record.enabled) {
+                (true, false) => EventAction::Disabled,
+                (false, true) => EventAction::Enabled,
+                _ => EventAction::Updated,
+            };
+            Ok(Plan::change(record, action, ()))
+        };
+        self.change(id, plan).await.map(|(key, ())| key)
+    }
+
+    /// Switches a key off. It can be switched on again.
+    ///
+    /// # Errors
+    ///
+    /// As [`ApiKeys::update`].
+    pub async fn disable(&self, id: KeyId) -> Result<Key, KeyError> {
+        self.update(id, KeyUpdate::new().enabled(false)).await
+    }
+
+    /// Switches a key on again.
+    ///
+    /// # Errors
+    ///
+    /// As [`ApiKeys::update`].
+    pub async fn enable(&self, id: KeyId) -> Result<Key, KeyError> {
+        self.update(id, KeyUpdate::new().enabled(true)).await
+    }
+
+    /// Gives a key a new secret. Every other one ends after `grace`, or at its own end if that
+    /// comes first; a grace of zero ends them at once.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Revoked`], [`KeyErrorKind::Expired`],
+    /// [`KeyErrorKind::Contended`], [`KeyErrorKind::Store`].
+    pub async fn rotate(&self, id: KeyId, grace: Duration) -> Result<Issued, KeyError> {
+        let this = self.clone();
+        let plan = move |key: &Key, now: Timestamp| {
+            match key.record.status(now) {
+                KeyStatus::Revoked => return Err(KeyError::revoked(id)),
+                KeyStatus::Expired => return Err(KeyError::expired(id)),
+                KeyStatus::Active | KeyStatus::Disabled => {}
+            }
+            let (secret, credential) = this.new_credential(&key.record, now)?;
+            let mut plan = Plan::change(key.record.clone(), EventAction::Rotated, secret);
+            plan.end_credentials_at = Some(now.saturating_add(grace).unwrap_or(Timestamp::MAX));
+            plan.add_credential = Some(credential);
+            Ok(plan)
+        };
+        let (key, secret) = self.change(id, plan).await?;
+        Ok(Issued { secret, key })
+    }
+
+    /// Ends a key for good. Its row stays, for the audit trail. To revoke a key again changes
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Contended`], [`KeyErrorKind::Store`].
+    pub async fn revoke(&self, id: KeyId) -> Result<Key, KeyError> {
+        let plan = |key: &Key, now| {
+            if key.record.revoked_at.is_some() {
+                return Ok(Plan::unchanged(()));
+            }
+            let record = KeyRecord { revoked_at: Some(now), ..key.record.clone() };
+            Ok(Plan::change(record, EventAction::Revoked, ()))
+        };
+        self.change(id, plan).await.map(|(key, ())| key)
+    }
+
+    /// How much a key was used, by the hour, from `from` up to, but without, `to`. Hours without
+    /// use are left out; what was gathered since the last flush is not in it yet.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Store`].
+    pub async fn usage(
+        &self,
+        id: KeyId,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<UsageBucket>, KeyError> {
+        self.get(id).await?;
+        Ok(self.repository.usage(id, from, to).await?)
+    }
+
+    /// The last `limit` entries of a key's audit trail, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Store`].
+    pub async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, KeyError> {
+        self.get(id).await?;
+        Ok(self.repository.events(id, limit).await?)
+    }
+
+    /// Writes the use gathered so far.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyErrorKind::Store`]; what was not written is kept for the next time.
+    pub async fn flush(&self) -> Result<(), KeyError> {
+        let (verifier, repository) = (self.verifier.clone(), Arc::clone(&self.repository));
+        Ok(to_the_end(async move { flush(&verifier, &*repository).await }).await?)
+    }
+
+    /// Ends the background task and writes the use gathered so far. Call it when the server has
+    /// answered its last request.
+    ///
+    /// # Errors
+    ///
+    /// As [`ApiKeys::flush`].
+    pub async fn shutdown(&self) -> Result<(), KeyError> {
+        let flushed = self.flush().await;
+        self.flusher.abort();
+        flushed
+    }
+
+    /// What decides on requests.
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    /// The present time by the clock of these keys, to the microsecond, as stores keep it.
+    pub fn now(&self) -> Timestamp {
+        input::to_microseconds(self.verifier.parts.clock.now().timestamp())
+    }
+
+    fn new_credential(
+        &self,
+        record: &KeyRecord,
+        now: Timestamp,
+    ) -> Result<(ApiKey, Credential), KeyError> {
+        let parts = &self.verifier.parts;
+        let secret = parts
+            .format
+            .generate(&record.prefix, &record.environment)
+            .map_err(|error| KeyError::invalid("environment", error.to_string()))?;
+        let (digest, pepper) = parts.hasher.digest(secret.expose());
+        let start = secret.start().to_owned();
+        let credential = Credential {
+            digest,
+            pepper,
+            start,
+            imported: false,
+            created_at: now,
+            expires_at: None,
+            last_used_at: None,
+        };
+        Ok((secret, credential))
+    }
+
+    async fn insert(
+        &self,
+        record: KeyRecord,
+        credential: Credential,
+        action: EventAction,
+        now: Timestamp,
+    ) -> Result<Key, KeyError> {
+        let this = self.clone();
+        to_the_end(async move {
+            let event = this.event(record.id, action, now);
+            let inserted = this.repository.insert(&record, &credential, &event).await;
+            // Also after an error: it may have been written all the same.
+            this.verifier.parts.cache.invalidate(record.id, &[credential.digest]);
+            inserted?;
+            Ok(Key { record, credentials: vec![credential] })
+        })
+        .await
+    }
+
+    /// Computes a change from the stored key and applies it, as often as it takes.
+    async fn change<T, P>(&self, id: KeyId, plan: P) -> Result<(Key, T), KeyError>
+    where
+        T: Send + 'static,
+        P: Fn(&Key, Timestamp) -> Result<Plan<T>, KeyError> + Send + 'static,
+    {
+        let this = self.clone();
+        to_the_end(async move {
+            for _ in 0..Self::ATTEMPTS {
+                let now = this.now();
+                let mut key = this.get(id).await?;
+                let Plan { change, end_credentials_at, add_credential, output } = plan(&key, now)?;
+                let Some((mut record, action)) = change else {
+                    return Ok((key, output));
+                };
+                record.version += 1;
+                let event = this.event(id, action, now);
+                let change = KeyChange { record, end_credentials_at, add_credential, event };
+                let applied = this.repository.apply(&change).await;
+                let digests = change.add_credential.as_ref().map(|added| added.digest);
+                // Also after an error: it may have been written all the same.
+                this.verifier.parts.cache.invalidate(id, digests.as_slice());
+                if applied? {
+                    apply_to(&mut key, change);
+                    return Ok((key, output));
+                }
+                tokio::task::yield_now().await;
+            }
+            Err(KeyError::contended(id))
+        })
+        .await
+    }
+
+    fn event(&self, key: KeyId, action: EventAction, at: Timestamp) -> KeyEvent {
+        KeyEvent { key, at, action, actor: self.actor.as_deref().map(str::to_owned) }
+    }
+}
+
+/// What is to become of a key.
+struct Plan<T> {
+    change: Option<(KeyRecord, EventAction)>,
+    end_credentials_at: Option<Timestamp>,
+    add_credential: Option<Credential>,
+    output: T,
+}
+
+impl<T> Plan<T> {
+    fn unchanged(output: T) -> Self {
+        Self { change: None, end_credentials_at: None, add_credential: None, output }
+    }
+
+    fn change(record: KeyRecord, action: EventAction, output: T) -> Self {
+        Self { change: Some((record, action)), ..Self::unchanged(output) }
+    }
+}
+
+/// The key as it is after `change`, as the store has it now.
+fn apply_to(key: &mut Key, change: KeyChange) {
+    if let Some(end) = change.end_credentials_at {
+        for credential in &mut key.credentials {
+            credential.expires_at = Some(credential.expires_at.map_or(end, |own| own.min(end)));
+        }
+    }
+    key.credentials.extend(change.add_credential);
+    key.record = change.record;
+}
+
+/// Runs `work` to its end, even if the caller goes away: a change that was stored but not yet
+/// invalidated would be forgotten about.
+async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(work).await {
+        Ok(output) => output,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}
+
+async fn flush(verifier: &Verifier, repository: &dyn KeyRepository) -> Result<(), StoreError> {
+    match &verifier.parts.usage {
+        Some(usage) => usage.flush(repository).await,
+        None => Ok(()),
+    }
+}
+
+impl Issued {
+    /// The secret. This is the only time that it is there.
+    pub fn secret(&self) -> &ApiKey {
+        &self.secret
+    }
+
+    /// The key that the secret belongs to.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// Takes the two apart.
+    pub fn into_parts(self) -> (ApiKey, Key) {
+        (self.secret, self.key)
+    }
+}
+
+impl AsRef<Verifier> for ApiKeys {
+    fn as_ref(&self) -> &Verifier {
+        &self.verifier
+    }
+}
+
+impl fmt::Debug for ApiKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKeys")
+            .field("verifier", &self.verifier)
+            .field("actor", &self.actor)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,128 @@
+use std::fmt;
+use std::sync::Arc;
+
+use crate::limit::{RateLimit, RateLimits};
+use crate::scope::Scope;
+
+/// What a route asks of a key: scopes, kinds, environments, and what the request costs.
+///
+/// `ApiKeyLayer` has the same methods and carries one of these; other callers of
+/// [`Verifier::verify`](crate::Verifier::verify) make it once and keep it.
+///
+/// ```
+/// use tower_api_key::{RateLimit, Requirements};
+///
+/// let publish = Requirements::new()
+///     .scopes(["messages:publish"])
+///     .cost(5)
+///     .route_limits([RateLimit::per_second(10)]);
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Requirements {
+    pub(crate) scopes: Vec<Scope>,
+    /// Prefixes beside the format's first.
+    pub(crate) prefixes: Vec<Arc<str>>,
+    /// Empty: every environment.
+    pub(crate) environments: Vec<Arc<str>>,
+    pub(crate) cost: Option<u64>,
+    pub(crate) default_limits: RateLimits,
+    pub(crate) route_limits: RateLimits,
+    pub(crate) limit_by: LimitBy,
+}
+
+/// Whom limits count for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LimitBy {
+    /// Each key for itself.
+    #[default]
+    Key,
+    /// All keys of one owner together; a key without an owner for itself.
+    Owner,
+}
+
+impl Requirements {
+    /// Any valid secret key of any environment, at cost 1, with no limits but its own.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Requires these scopes, all of them, beside those required already.
+    ///
+    /// # Panics
+    ///
+    /// When one is not a literal scope: a required scope has no wildcard.
+    pub fn scopes<S: AsRef<str>>(mut self, scopes: impl IntoIterator<Item = S>) -> Self {
+        for text in scopes {
+            let scope = Scope::new(text).unwrap_or_else(|error| panic!("{error}"));
+            assert!(
+                !scope.is_wildcard(),
+                "invalid required scope {scope:?}: a wildcard can be granted, but not required"
+            );
+            if !self.scopes.contains(&scope) {
+                self.scopes.push(scope);
+            }
+        }
+        self
+    }
+
+    /// Accepts keys of these prefixes too. The format's first prefix, that of secret keys, is
+    /// always accepted, and by default no other.
+    pub fn accept_prefixes<S: AsRef<str>>(mut self, prefixes: impl IntoIterator<Item = S>) -> Self {
+        self.prefixes.extend(prefixes.into_iter().map(|prefix| prefix.as_ref().into()));
+        self
+    }
+
+    /// Accepts keys of these environments only. Default: of all.
+    pub fn environments<S: AsRef<str>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.environments.extend(names.into_iter().map(|name| name.as_ref().into()));
+        self
+    }
+
+    /// How many units of each limit a request takes. Default: 1.
+    pub fn cost(mut self, units: u64) -> Self {
+        self.cost = Some(units);
+        self
+    }
+
+    /// The limits of keys that have none of their own. Default: none.
+    ///
+    /// # Panics
+    ///
+    /// When there are more than [`RateLimits::MAX_LEN`] or two have one name.
+    pub fn default_limits(mut self, limits: impl IntoIterator<Item = RateLimit>) -> Self {
+        self.default_limits = limits_in_code(limits);
+        self
+    }
+
+    /// Limits of this route, charged beside the key's own. Routes whose limits have the same name
+    /// and window share them. Default: none.
+    ///
+    /// # Panics
+    ///
+    /// As [`Requirements::default_limits`].
+    pub fn route_limits(mut self, limits: impl IntoIterator<Item = RateLimit>) -> Self {
+        self.route_limits = limits_in_code(limits);
+        self
+    }
+
+    /// Whom the limits count for. Default: each key for itself.
+    pub fn limit_by(mut self, whom: LimitBy) -> Self {
+        self.limit_by = whom;
+        self
+    }
+}
+
+fn limits_in_code(limits: impl IntoIterator<Item = RateLimit>) -> RateLimits {
+    RateLimits::new(limits).unwrap_or_else(|error| panic!("invalid rate limits: {error}"))
+}
+
+impl fmt::Display for LimitBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Key => "key",
+            Self::Owner => "owner",
+        })
+    }
+}

@@ -1,0 +1,184 @@
+//! Counting use without a write per request.
+//!
+//! Every request adds to a counter of its credential, in memory. The counters that moved are
+//! gathered and written in one batch every [`FLUSH_INTERVAL`], and at shutdown. A crash loses at
+//! most what one interval gathered; a store that fails loses nothing: what it did not take is
+//! written with the next batch.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::clock::Moment;
+use crate::key::KeyDigest;
+use crate::record::{KeyId, UsageDelta};
+use crate::store::{KeyRepository, StoreError};
+
+/// How often gathered use is written, unless the builder says otherwise.
+pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Gathers the use of all credentials and writes it.
+#[derive(Debug, Default)]
+pub(crate) struct UsageRecorder {
+    gathered: Mutex<Gathered>,
+    /// Held while a batch is written, so that a shutdown waits for a flush that is under way.
+    writing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Gathered {
+    /// The cells that hold anything, each once.
+    cells: Vec<Arc<UsageCell>>,
+    /// What has left its cell: because an hour ended, or because the store did not take it.
+    deltas: HashMap<(KeyId, KeyDigest, Timestamp), UsageDelta>,
+}
+
+/// The use of one credential that was not written yet.
+#[derive(Debug)]
+pub(crate) struct UsageCell {
+    key: KeyId,
+    credential: KeyDigest,
+    pending: Mutex<Pending>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Pending {
+    /// Hours since the Unix epoch.
+    hour: i64,
+    allowed: u64,
+    denied: u64,
+    last_used_nanos: Option<i64>,
+}
+
+/// What became of a request, as far as counting goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It was let through.
+    Allowed,
+    /// The credential was good, but the request was refused.
+    Refused,
+    /// The credential itself had ended or was not accepted.
+    NotValid,
+}
+
+impl UsageRecorder {
+    /// The most (credential, hour) pairs that are kept for a store that does not take them.
+    const MAX_DELTAS: usize = 1_000_000;
+    /// How many are written in one call of the store.
+    const BATCH: usize = 1_000;
+
+    /// Counts one request.
+    pub(crate) fn record(&self, cell: &Arc<UsageCell>, outcome: Outcome, now: Moment) {
+        const HOUR_NANOS: i64 = 3_600_000_000_000;
+        let hour = now.wall_nanos().div_euclid(HOUR_NANOS);
+        let mut pending = cell.pending();
+        if pending.is_empty() {
+            pending.hour = hour;
+            self.gathered().cells.push(Arc::clone(cell));
+        } else if pending.hour != hour {
+            let ended = std::mem::replace(&mut *pending, Pending { hour, ..Pending::default() });
+            self.gathered().add(cell.delta(ended));
+        }
+        match outcome {
+            Outcome::Allowed => pending.allowed += 1,
+            Outcome::Refused | Outcome::NotValid => pending.denied += 1,
+        }
+        if outcome != Outcome::NotValid {
+            pending.last_used_nanos = pending.last_used_nanos.max(Some(now.wall_nanos()));
+        }
+    }
+
+    /// Counts a request that an outer layer let through as refused after all.
+    pub(crate) fn record_refusal_after_all(&self, cell: &Arc<UsageCell>, now: Moment) {
+        let mut pending = cell.pending();
+        if pending.allowed > 0 {
+            pending.allowed -= 1;
+            pending.denied += 1;
+            return;
+        }
+        // A flush came between, so it counts as both.
+        drop(pending);
+        self.record(cell, Outcome::Refused, now);
+    }
+
+    /// Writes everything gathered so far.
+    pub(crate) async fn flush(&self, store: &dyn KeyRepository) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().await;
+        let mut deltas: Vec<_> = self.take();
+        while !deltas.is_empty() {
+            let batch = &deltas[deltas.len().saturating_sub(Self::BATCH)..];
+            if let Err(error) = store.record_usage(batch).await {
+                let mut gathered = self.gathered();
+                deltas.into_iter().for_each(|delta| gathered.add(delta));
+                return Err(error);
+            }
+            deltas.truncate(deltas.len().saturating_sub(Self::BATCH));
+        }
+        Ok(())
+    }
+
+    /// Empties the cells.
+    fn take(&self) -> Vec<UsageDelta> {
+        let cells = std::mem::take(&mut self.gathered().cells);
+        let taken: Vec<_> = cells
+            .iter()
+            .map(|cell| cell.delta(std::mem::take(&mut *cell.pending())))
+            .collect();
+        let mut gathered = self.gathered();
+        taken.into_iter().for_each(|delta| gathered.add(delta));
+        std::mem::take(&mut gathered.deltas).into_values().collect()
+    }
+
+    fn gathered(&self) -> MutexGuard<'_, Gathered> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gathered {
+    fn add(&mut self, delta: UsageDelta) {
+        if self.deltas.len() >= UsageRecorder::MAX_DELTAS {
+            tracing::error!("usage dropped: the key store has not taken any for a long time");
+            self.deltas.clear();
+        }
+        let place = (delta.key, delta.credential, delta.hour);
+        self.deltas
+            .entry(place)
+            .and_modify(|known| {
+                known.allowed += delta.allowed;
+                known.denied += delta.denied;
+                known.last_used_at = known.last_used_at.max(delta.last_used_at);
+            })
+            .or_insert(delta);
+    }
+}
+
+impl UsageCell {
+    pub(crate) fn new(key: KeyId, credential: KeyDigest) -> Self {
+        Self { key, credential, pending: Mutex::default() }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn delta(&self, pending: Pending) -> UsageDelta {
+        let second = pending.hour.saturating_mul(3_600);
+        let last_used = pending.last_used_nanos.map(i128::from);
+        UsageDelta {
+            key: self.key,
+            credential: self.credential,
+            hour: Timestamp::from_second(second).unwrap_or(Timestamp::MAX),
+            allowed: pending.allowed,
+            denied: pending.denied,
+            last_used_at: last_used.and_then(|nanos| Timestamp::from_nanosecond(nanos).ok()),
+        }
+    }
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.allowed == 0 && self.denied == 0
+    }
+}

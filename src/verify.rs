@@ -1,0 +1,382 @@
+//! The policy: what a key must be, and in which order it is asked.
+//!
+//! 1. The text has the format and a right checksum, or imported keys are accepted.
+//! 2. The store knows its digest.
+//! 3. The key is active at this moment, and so is the credential.
+//! 4. Its kind (prefix) and its environment are accepted here, and it was not imported unless
+//!    that is accepted.
+//! 5. It may be used from the client's address.
+//! 6. It has every scope that is required.
+//! 7. Its limits, and those of the route, have room: all are charged, or none.
+//!
+//! Whatever fails at 1 to 4 is one and the same answer to the client. Nothing is charged before
+//! the last step, so a refused request costs nothing.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::cache::{Cached, CachedKey, KeyCache};
+use crate::clock::{Clock, Moment};
+use crate::denial::{Denial, DenialReason};
+use crate::failures::FailureLimiter;
+use crate::key::{Candidates, KeyFormat, KeyHasher, MAX_KEY_LEN};
+use crate::limit::{Charge, LimitReport, LimitSpace, LocalLimiter, RateLimits};
+use crate::principal::{KeyPrincipal, Realm};
+use crate::record::{KeyId, KeyStatus};
+use crate::requirements::{LimitBy, Requirements};
+use crate::usage::{Outcome, UsageRecorder};
+
+/// Decides whether a key is good for a request. Knows no HTTP: a gRPC service, a WebSocket hub or
+/// a job can ask it as the middleware does. Cloning costs a reference count.
+#[derive(Clone)]
+pub struct Verifier {
+    pub(crate) parts: Arc<Parts>,
+}
+
+/// What a verifier is made of.
+pub(crate) struct Parts {
+    pub(crate) format: KeyFormat,
+    pub(crate) hasher: KeyHasher,
+    pub(crate) accept_imported: bool,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) cache: Arc<KeyCache>,
+    pub(crate) limiter: LocalLimiter,
+    pub(crate) failures: Option<FailureLimiter>,
+    pub(crate) usage: Option<UsageRecorder>,
+    pub(crate) realm: Realm,
+}
+
+/// What a client presents.
+#[derive(Clone, Copy)]
+pub struct Attempt<'a> {
+    text: &'a str,
+    address: Option<IpAddr>,
+}
+
+/// A request that was let through.
+#[derive(Clone, Debug)]
+pub struct Verified {
+    principal: KeyPrincipal,
+    limits: LimitReport,
+}
+
+/// How far verification came without waiting.
+pub(crate) enum Step {
+    Done(Result<Verified, Denial>),
+    /// The store has to be asked for one of these.
+    Lookup(Candidates),
+}
+
+impl Verifier {
+    /// Decides on `attempt`, and charges the limits when the key is good.
+    ///
+    /// # Errors
+    ///
+    /// A [`Denial`] that says what to tell the client, and why.
+    pub async fn verify(
+        &self,
+        attempt: Attempt<'_>,
+        needs: &Requirements,
+    ) -> Result<Verified, Denial> {
+        match self.begin(attempt, needs) {
+            Step::Done(outcome) => outcome,
+            Step::Lookup(candidates) => self.look_up(candidates, attempt.address, needs).await,
+        }
+    }
+
+    /// As far as it goes without waiting: all the way for a key in the cache.
+    pub(crate) fn begin(&self, attempt: Attempt<'_>, needs: &Requirements) -> Step {
+        let parts = &*self.parts;
+        let now = parts.clock.now();
+        let refuse = |reason| Step::Done(Err(parts.fail(reason, attempt.address, now)));
+        let Some(candidates) = parts.recognize(attempt.text) else {
+            return refuse(DenialReason::Malformed);
+        };
+        for digest in &candidates {
+            match parts.cache.get(digest, now) {
+                Cached::Hit(key) => {
+                    return Step::Done(parts.judge(key, attempt.address, needs, now));
+                }
+                Cached::Absent => {
+                    return match parts.blocked(attempt.address, now) {
+                        Some(denial) => Step::Done(Err(denial)),
+                        None => Step::Lookup(candidates),
+                    };
+                }
+                Cached::Unknown => {}
+            }
+        }
+        refuse(DenialReason::Unknown)
+    }
+
+    /// The rest of the way, for a key that the cache does not know.
+    pub(crate) async fn look_up(
+        &self,
+        candidates: Candidates,
+        address: Option<IpAddr>,
+        needs: &Requirements,
+    ) -> Result<Verified, Denial> {
+        let parts = &*self.parts;
+        for digest in &candidates {
+            if let Some(key) = parts.cache.load(digest).await? {
+                // Time has passed while the store was asked, and the key may have ended in it.
+                return parts.judge(key, address, needs, parts.clock.now());
+            }
+        }
+        Err(parts.fail(DenialReason::Unknown, address, parts.clock.now()))
+    }
+
+    /// What a further layer of the same keys asks of a request that was verified already: its own
+    /// scopes, kinds and environments, its own limits, and its own cost if it names one.
+    pub(crate) fn extend(
+        &self,
+        principal: &KeyPrincipal,
+        needs: &Requirements,
+    ) -> Result<Verified, Denial> {
+        let parts = &*self.parts;
+        let now = parts.clock.now();
+        let key = &principal.key;
+        let base_charged = principal.charged && needs.cost.is_none();
+        let outcome = parts
+            .check_kind(key, needs)
+            .map_err(|reason| parts.fail(reason, None, now))
+            .and_then(|()| check_scopes(key, needs))
+            .and_then(|()| parts.charge(key, needs, !base_charged, now));
+        match outcome {
+            Ok(limits) => {
+                let charged = principal.charged || !limits.is_empty();
+                Ok(Verified { principal: KeyPrincipal { charged, ..principal.clone() }, limits })
+            }
+            Err(denial) => {
+                if let Some(usage) = &parts.usage {
+                    usage.record_refusal_after_all(&key.usage, now);
+                }
+                Err(denial.of_key(key.record.id))
+            }
+        }
+    }
+
+    /// Makes sure that no verification which starts from now on sees what was stored of this key
+    /// before now. The write side does it by itself; call it after a change made elsewhere.
+    pub fn invalidate(&self, id: KeyId) {
+        self.parts.cache.invalidate(id, &[]);
+    }
+
+    /// Makes sure that no verification which starts from now on sees anything that was stored
+    /// before now.
+    pub fn invalidate_all(&self) {
+        self.parts.cache.invalidate_all();
+    }
+
+    /// What the keys look like.
+    pub fn format(&self) -> &KeyFormat {
+        &self.parts.format
+    }
+
+    pub(crate) fn realm(&self) -> Realm {
+        self.parts.realm
+    }
+}
+
+impl Parts {
+    /// The digests to look for, if the text can be a key at all.
+    fn recognize(&self, text: &str) -> Option<Candidates> {
+        if text.is_empty() || text.len() > MAX_KEY_LEN {
+            return None;
+        }
+        let formatted = self.format.parse(text).is_ok();
+        (formatted || self.accept_imported).then(|| {
+            // Imported keys are stored as plain SHA-256.
+            if formatted {
+                self.hasher.candidates(text, self.accept_imported)
+            } else {
+                SmallVec::from_buf([crate::key::KeyDigest::sha256(text)])
+            }
+        })
+    }
+
+    /// Decides on a key that was found, and counts the request.
+    fn judge(
+        &self,
+        key: Arc<CachedKey>,
+        address: Option<IpAddr>,
+        needs: &Requirements,
+        now: Moment,
+    ) -> Result<Verified, Denial> {
+        if let Err(reason) = self.check_status(&key, now).and_then(|()| self.check_kind(&key, needs))
+        {
+            self.count(&key, Outcome::NotValid, now);
+            return Err(self.fail(reason, address, now).of_key(key.record.id));
+        }
+        let admitted = check_address(&key, address)
+            .and_then(|()| check_scopes(&key, needs))
+            .and_then(|()| self.charge(&key, needs, true, now));
+        match admitted {
+            Ok(limits) => {
+                self.count(&key, Outcome::Allowed, now);
+                let charged = !limits.is_empty();
+                Ok(Verified { principal: KeyPrincipal { key, realm: self.realm, charged }, limits })
+            }
+            Err(denial) => {
+                self.count(&key, Outcome::Refused, now);
+                Err(denial.of_key(key.record.id))
+            }
+        }
+    }
+
+    fn check_status(&self, key: &CachedKey, now: Moment) -> Result<(), DenialReason> {
+        match key.status(now) {
+            KeyStatus::Active if key.credential.imported && !self.accept_imported => {
+                Err(DenialReason::Imported)
+            }
+            KeyStatus::Active => Ok(()),
+            KeyStatus::Disabled => Err(DenialReason::Disabled),
+            KeyStatus::Expired => Err(DenialReason::Expired),
+            KeyStatus::Revoked => Err(DenialReason::Revoked),
+        }
+    }
+
+    fn check_kind(&self, key: &CachedKey, needs: &Requirements) -> Result<(), DenialReason> {
+        let (prefix, environment) = (&*key.record.prefix, &*key.record.environment);
+        if prefix != self.format.default_prefix()
+            && !needs.prefixes.iter().any(|accepted| **accepted == *prefix)
+        {
+            return Err(DenialReason::Prefix);
+        }
+        if !needs.environments.is_empty()
+            && !needs.environments.iter().any(|accepted| **accepted == *environment)
+        {
+            return Err(DenialReason::Environment);
+        }
+        Ok(())
+    }
+
+    /// Charges the limits of the key (if `base`) and of the route: all of them, or none.
+    fn charge(
+        &self,
+        key: &CachedKey,
+        needs: &Requirements,
+        base: bool,
+        now: Moment,
+    ) -> Result<LimitReport, Denial> {
+        let own = &key.record.limits;
+        let base_limits = match base {
+            true if own.is_empty() => needs.default_limits.clone(),
+            true => own.clone(),
+            false => RateLimits::default(),
+        };
+        if base_limits.is_empty() && needs.route_limits.is_empty() {
+            return Ok(LimitReport::default());
+        }
+        let subject = match (needs.limit_by, &key.owner_subject) {
+            (LimitBy::Owner, Some(owner)) => owner,
+            _ => &key.key_subject,
+        };
+        let cost = needs.cost.unwrap_or(1);
+        let of_key = base_limits.iter().map(|limit| Charge { limit, space: LimitSpace::Key, cost });
+        let of_route =
+            needs.route_limits.iter().map(|limit| Charge { limit, space: LimitSpace::Route, cost });
+        let charges: SmallVec<[Charge<'_>; 4]> = of_key.chain(of_route).collect();
+        let decision = self.limiter.acquire(subject, &charges, now);
+        let admitted = decision.is_admitted();
+        drop(charges);
+        let report =
+            LimitReport::new(base_limits, needs.route_limits.clone(), decision.into_statuses());
+        if admitted { Ok(report) } else { Err(Denial::rate_limited(report)) }
+    }
+
+    /// The answer to a bad credential: one more failure of its address, and more of them than are
+    /// allowed is another answer.
+    fn fail(&self, reason: DenialReason, address: Option<IpAddr>, now: Moment) -> Denial {
+        let failures = self.failures.as_ref().zip(address);
+        failures
+            .and_then(|(failures, address)| failures.record(address, now))
+            .map_or_else(|| Denial::invalid_key(reason), Denial::too_many_failures)
+    }
+
+    /// The answer to an unknown key from an address with too many failures already.
+    fn blocked(&self, address: Option<IpAddr>, now: Moment) -> Option<Denial> {
+        let (failures, address) = self.failures.as_ref().zip(address)?;
+        failures.blocked_for(address, now).map(Denial::too_many_failures)
+    }
+
+    fn count(&self, key: &CachedKey, outcome: Outcome, now: Moment) {
+        if let Some(usage) = &self.usage {
+            usage.record(&key.usage, outcome, now);
+        }
+    }
+}
+
+fn check_address(key: &CachedKey, address: Option<IpAddr>) -> Result<(), Denial> {
+    let allowed = &key.record.allowed_addresses;
+    let fits = |address: IpAddr| allowed.iter().any(|network| network.contains(&address));
+    if allowed.is_empty() || address.is_some_and(|address| fits(address.to_canonical())) {
+        Ok(())
+    } else {
+        Err(Denial::address_not_allowed())
+    }
+}
+
+fn check_scopes(key: &CachedKey, needs: &Requirements) -> Result<(), Denial> {
+    if needs.scopes.iter().all(|scope| key.record.scopes.covers(scope)) {
+        Ok(())
+    } else {
+        Err(Denial::insufficient_scope(needs.scopes.iter().cloned()))
+    }
+}
+
+impl<'a> Attempt<'a> {
+    /// The text of a key, from a client whose address is not known. A key with
+    /// `allowed_addresses` is refused.
+    pub fn new(text: &'a str) -> Self {
+        Self { text, address: None }
+    }
+
+    /// Sets the client's address.
+    pub fn from_address(mut self, address: impl Into<Option<IpAddr>>) -> Self {
+        self.address = address.into();
+        self
+    }
+}
+
+impl fmt::Debug for Attempt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Verified {
+    /// The key behind the request.
+    pub fn principal(&self) -> &KeyPrincipal {
+        &self.principal
+    }
+
+    /// The limits that were charged, and what is left.
+    pub fn limits(&self) -> &LimitReport {
+        &self.limits
+    }
+
+    /// Takes the two apart.
+    pub fn into_parts(self) -> (KeyPrincipal, LimitReport) {
+        (self.principal, self.limits)
+    }
+}
+
+impl AsRef<Verifier> for Verifier {
+    fn as_ref(&self) -> &Verifier {
+        self
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier")
+            .field("format", &self.parts.format)
+            .field("hasher", &self.parts.hasher)
+            .field("cache", &self.parts.cache)
+            .finish_non_exhaustive()
+    }
+}
