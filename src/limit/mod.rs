@@ -1,5 +1,17 @@
 //! Rate limits: how many units a key may use in any trailing window.
+//!
+//! - A [`RateLimit`] is the policy: a quota of units for each window.
+//! - A [`Window`] is the algorithm: what was spent lately, and the pure function that decides
+//!   whether more may be. Every limiter decides as it does.
+//! - A [`LocalLimiter`] keeps the windows of many [`Subject`]s in this process, and charges all the
+//!   limits that a request falls under together or not at all.
 
+mod decision;
+mod local;
 mod policy;
+mod window;
 
+pub use decision::{Decision, LimitStatus, Verdict};
+pub use local::{Charge, LimitSpace, LocalLimiter, Subject, SubjectId};
 pub use policy::{InvalidLimit, RateLimit, RateLimits};
+pub use window::Window;

@@ -32,7 +32,7 @@ impl RateLimit {
     /// §3.3.1).
     pub const MAX_QUOTA: u64 = 999_999_999_999_999;
     /// The longest window: 366 days.
-    pub const MAX_WINDOW: Duration = Duration::from_secs(366 * 86_400);
+    pub const MAX_WINDOW: Duration = Duration::from_hours(366 * 24);
     /// The longest name, in bytes.
     pub const MAX_NAME_LEN: usize = 64;
 
@@ -115,6 +115,10 @@ impl RateLimit {
 
     /// What the limit is called, in headers and answers.
     pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn shared_name(&self) -> &Arc<str> {
         &self.name
     }
 

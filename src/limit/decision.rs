@@ -1,0 +1,81 @@
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+/// What a limiter says to one request: one status for each of its charges, in their order.
+///
+/// Either every charge was admitted and all are written, or none is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    statuses: SmallVec<[LimitStatus; 4]>,
+    admitted: bool,
+}
+
+impl Decision {
+    /// The decision that follows from `statuses`: admitted when each of them is.
+    pub(crate) fn new(statuses: SmallVec<[LimitStatus; 4]>) -> Self {
+        let admitted = statuses.iter().all(LimitStatus::is_admitted);
+        Self { statuses, admitted }
+    }
+
+    /// Whether the request may go on. No charge is written otherwise.
+    pub fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
+    /// One status for each charge, in the order of the charges.
+    pub fn statuses(&self) -> &[LimitStatus] {
+        &self.statuses
+    }
+
+    /// How long until the same request is admitted, if nothing else is spent: the longest wait of
+    /// any limit. `None` when it is admitted already, or when it never can be.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let mut longest = None;
+        for status in &self.statuses {
+            match status.verdict {
+                Verdict::Admitted => {}
+                Verdict::Denied { retry_after } => longest = longest.max(Some(retry_after)),
+                Verdict::Impossible => return None,
+            }
+        }
+        longest
+    }
+}
+
+/// Where one limit stands after a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LimitStatus {
+    /// The units that may still be used: after the charge where it is written, and otherwise as
+    /// it was.
+    pub remaining: u64,
+    /// The time until `remaining` can grow; zero when nothing is counted.
+    pub resets_in: Duration,
+    /// Whether this limit lets the request through. A limit may, and the request still be denied
+    /// by another one.
+    pub verdict: Verdict,
+}
+
+impl LimitStatus {
+    /// Whether this limit lets the request through.
+    pub fn is_admitted(&self) -> bool {
+        self.verdict == Verdict::Admitted
+    }
+}
+
+/// Whether a limit lets a request through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It does.
+    Admitted,
+    /// Not now.
+    Denied {
+        /// The time after which the same cost is admitted if nothing else is spent. Exact: no
+        /// earlier attempt succeeds.
+        retry_after: Duration,
+    },
+    /// Never: the cost is above the quota.
+    Impossible,
+}

@@ -1,0 +1,152 @@
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use foldhash::quality::RandomState;
+use smallvec::SmallVec;
+
+use self::shard::Shard;
+use super::{Decision, RateLimit};
+use crate::clock::Moment;
+
+mod counters;
+mod shard;
+mod subject;
+
+pub use self::subject::{Subject, SubjectId};
+
+/// Limits that are counted in this process.
+///
+/// Counts are kept for a bounded number of subjects. Each new subject has a few others looked at,
+/// and those with nothing counted any more are dropped. When all of them still count, one is
+/// evicted, and what it has used is remembered in an *overflow*, which it shares with others that
+/// were evicted: a subject that is not known begins as if it had used what any of them has. So an
+/// evicted subject never gets more than its quota; at worst a new one gets less, until the units of
+/// the evicted ones leave the window.
+///
+/// A subject with one limit takes about 350 bytes.
+pub struct LocalLimiter {
+    /// Tells counters of this limiter from those that a [`Subject`] remembers of another.
+    id: u64,
+    hasher: RandomState,
+    /// A power of two of them, chosen by the subject's hash.
+    shards: Box<[Mutex<Shard>]>,
+    subjects_per_shard: usize,
+}
+
+/// Units to be charged to one limit of a subject.
+#[derive(Clone, Copy, Debug)]
+pub struct Charge<'a> {
+    /// The limit. Its name and window say which counter it is; a changed quota applies to what is
+    /// already counted, and a changed window begins anew.
+    pub limit: &'a RateLimit,
+    /// Whose limit it is.
+    pub space: LimitSpace,
+    /// How many units. 0 asks how the limit stands and is always admitted.
+    pub cost: u64,
+}
+
+/// Whose limit it is: a key's and a route's of the same name are counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitSpace {
+    /// The key's own.
+    Key,
+    /// The route's.
+    Route,
+}
+
+impl LocalLimiter {
+    /// How many subjects the default limiter keeps.
+    pub const DEFAULT_CAPACITY: usize = 1_000_000;
+
+    /// Each shard has its own overflow; the fewer subjects share one, the less a subject pays for
+    /// what others used.
+    const SUBJECTS_PER_SHARD: usize = 256;
+    const MAX_SHARDS: usize = 1_024;
+
+    /// A limiter that keeps at most `capacity` subjects; 0 is taken as 1.
+    pub fn new(capacity: usize) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let capacity = capacity.max(1);
+        let shards = (capacity / Self::SUBJECTS_PER_SHARD).clamp(1, Self::MAX_SHARDS);
+        let shards = 1 << shards.ilog2();
+        Self {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            hasher: RandomState::default(),
+            shards: (0..shards).map(|_| Mutex::default()).collect(),
+            subjects_per_shard: capacity / shards,
+        }
+    }
+
+    /// Charges everything in `charges` to `subject` at `now`, or nothing of it.
+    ///
+    /// Charges that meet in one counter are added up.
+    pub fn acquire(&self, subject: &Subject, charges: &[Charge<'_>], now: Moment) -> Decision {
+        if charges.is_empty() {
+            return Decision::new(SmallVec::new());
+        }
+        let now_nanos = now.monotonic_nanos();
+        if let Some(counters) = subject.remembered(self.id)
+            && let Some(decision) = counters.lock().acquire(charges, now_nanos)
+        {
+            return decision;
+        }
+        self.find_and_acquire(subject, charges, now_nanos)
+    }
+
+    #[cold]
+    fn find_and_acquire(
+        &self,
+        subject: &Subject,
+        charges: &[Charge<'_>],
+        now_nanos: u64,
+    ) -> Decision {
+        // Locks are taken in one order, the shard's before a subject's, and the shard's is held
+        // until the subject's is: so the counters cannot be evicted in between.
+        let mut shard = self.shard(subject.id());
+        let counters = shard.counters_of(subject, self.id, self.subjects_per_shard, now_nanos);
+        let mut locked = counters.lock();
+        shard.open(&mut locked, charges, now_nanos);
+        drop(shard);
+        let decision = locked.acquire(charges, now_nanos);
+        drop(locked);
+        subject.remember(counters);
+        decision.expect("every counter was opened")
+    }
+
+    /// How many subjects are kept, those with nothing counted any more included.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Whether no subject is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn shard(&self, id: &SubjectId) -> MutexGuard<'_, Shard> {
+        let hash = self.hasher.hash_one(id);
+        let index = usize::try_from(hash & (self.shards.len() as u64 - 1));
+        lock(&self.shards[index.expect("below the number of shards")])
+    }
+}
+
+impl Default for LocalLimiter {
+    fn default() -> Self {
+        Self::new(Self::DEFAULT_CAPACITY)
+    }
+}
+
+impl fmt::Debug for LocalLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalLimiter")
+            .field("subjects", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Nothing under these locks is left half-done by a panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,166 @@
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use smallvec::SmallVec;
+
+use super::{Charge, LimitSpace, lock};
+use crate::limit::{Decision, LimitStatus, RateLimit, Window};
+
+/// All counters of one subject, under one lock, so that several limits are charged at once.
+pub(super) struct Counters {
+    limiter: u64,
+    state: Mutex<State>,
+}
+
+impl Counters {
+    /// Counters that are in no table yet.
+    pub(super) fn new(limiter: u64) -> Self {
+        Self {
+            limiter,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The limiter that they belong to.
+    #[inline]
+    pub(super) fn limiter(&self) -> u64 {
+        self.limiter
+    }
+
+    #[inline]
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    /// Whether the limiter's table leads here. Counters that it does not lead to are empty and
+    /// must not be charged: there may be others of the same subject by now.
+    listed: bool,
+    counters: SmallVec<[Counter; 1]>,
+}
+
+struct Counter {
+    name: Arc<str>,
+    space: LimitSpace,
+    window: Window,
+}
+
+/// The place of each charge's counter.
+type Places = SmallVec<[usize; 8]>;
+
+impl State {
+    /// Checks all charges and then writes all or none. `None`, and nothing done, when the counters
+    /// are not listed or one of those needed is not open.
+    #[inline]
+    pub(super) fn acquire(&mut self, charges: &[Charge<'_>], now_nanos: u64) -> Option<Decision> {
+        if !self.listed {
+            return None;
+        }
+        let places: Places = charges
+            .iter()
+            .map(|charge| self.place(charge))
+            .collect::<Option<_>>()?;
+        for &place in &places {
+            self.counters[place].window.advance(now_nanos);
+        }
+        let mut statuses: SmallVec<[LimitStatus; 4]> = charges
+            .iter()
+            .zip(&places)
+            .map(|(charge, &place)| {
+                let cost = cost_at(place, charges, &places);
+                self.judge(place, charge, cost, now_nanos)
+            })
+            .collect();
+        if statuses.iter().all(LimitStatus::is_admitted) {
+            for (charge, &place) in charges.iter().zip(&places) {
+                self.counters[place].window.spend(charge.cost);
+            }
+        } else {
+            // Nothing is written, so a limit that would have admitted its charge stands as before.
+            for (status, (charge, &place)) in statuses.iter_mut().zip(charges.iter().zip(&places)) {
+                if status.is_admitted() {
+                    *status = self.judge(place, charge, 0, now_nanos);
+                }
+            }
+        }
+        Some(Decision::new(statuses))
+    }
+
+    /// Opens the counters that `charges` need and that are not open, each as `first` says, and
+    /// drops others in which nothing is counted any more.
+    pub(super) fn open(
+        &mut self,
+        charges: &[Charge<'_>],
+        now_nanos: u64,
+        first: impl Fn(&RateLimit) -> Window,
+    ) {
+        if charges.iter().all(|charge| self.place(charge).is_some()) {
+            return;
+        }
+        self.counters.retain(|counter| {
+            counter.window.advance(now_nanos);
+            counter.window.total() > 0 || charges.iter().any(|charge| counter.is_of(charge))
+        });
+        for charge in charges {
+            if self.place(charge).is_none() {
+                self.counters.push(Counter {
+                    name: Arc::clone(charge.limit.shared_name()),
+                    space: charge.space,
+                    window: first(charge.limit),
+                });
+            }
+        }
+    }
+
+    /// The table leads here from now on.
+    pub(super) fn list(&mut self) {
+        self.listed = true;
+    }
+
+    /// The table leads here no more. Returns what was counted.
+    pub(super) fn unlist(&mut self) -> impl Iterator<Item = Window> {
+        self.listed = false;
+        self.counters.drain(..).map(|counter| counter.window)
+    }
+
+    /// The units counted in all windows at `now_nanos`.
+    pub(super) fn units(&mut self, now_nanos: u64) -> u64 {
+        self.counters.iter_mut().fold(0, |sum, counter| {
+            counter.window.advance(now_nanos);
+            sum.saturating_add(counter.window.total())
+        })
+    }
+
+    #[inline]
+    fn place(&self, charge: &Charge<'_>) -> Option<usize> {
+        self.counters
+            .iter()
+            .position(|counter| counter.is_of(charge))
+    }
+
+    #[inline]
+    fn judge(&self, place: usize, charge: &Charge<'_>, cost: u64, now_nanos: u64) -> LimitStatus {
+        let window = &self.counters[place].window;
+        window.judge(charge.limit.quota(), cost, now_nanos)
+    }
+}
+
+/// What `charges` ask of one counter together.
+#[inline]
+fn cost_at(place: usize, charges: &[Charge<'_>], places: &Places) -> u64 {
+    let costs = charges.iter().zip(places);
+    costs.fold(0, |sum, (charge, &at)| {
+        sum.saturating_add(if at == place { charge.cost } else { 0 })
+    })
+}
+
+impl Counter {
+    #[inline]
+    fn is_of(&self, charge: &Charge<'_>) -> bool {
+        let name = charge.limit.shared_name();
+        self.window.window_seconds() == charge.limit.window_seconds()
+            && self.space == charge.space
+            && (Arc::ptr_eq(&self.name, name) || self.name == *name)
+    }
+}

@@ -1,0 +1,103 @@
+use std::sync::Arc;
+
+use foldhash::quality::RandomState;
+use indexmap::IndexMap;
+
+use super::counters::{Counters, State};
+use super::{Charge, Subject, SubjectId};
+use crate::limit::{RateLimit, Window};
+
+/// Some of a limiter's subjects, and what those used that were evicted from among them.
+///
+/// Locks are taken in one order: the shard's, then that of a subject's counters.
+#[derive(Default)]
+pub(super) struct Shard {
+    subjects: IndexMap<SubjectId, Arc<Counters>, RandomState>,
+    /// The next subject to be looked at when room is made.
+    hand: usize,
+    /// For each length of window at least what any subject had used in it when it was evicted.
+    overflow: Vec<Window>,
+}
+
+impl Shard {
+    /// How many subjects are looked at for each new one.
+    const SAMPLE: usize = 8;
+
+    /// The listed counters of `subject`; at the price of those of another one, if it is new and
+    /// there are `capacity` already.
+    pub(super) fn counters_of(
+        &mut self,
+        subject: &Subject,
+        limiter: u64,
+        capacity: usize,
+        now_nanos: u64,
+    ) -> Arc<Counters> {
+        if let Some(counters) = self.subjects.get(subject.id()) {
+            return Arc::clone(counters);
+        }
+        self.make_room(capacity, now_nanos);
+        // Counters that were evicted are listed anew, so that all who remember them may use them.
+        let counters = subject
+            .remembered(limiter)
+            .map_or_else(|| Arc::new(Counters::new(limiter)), Arc::clone);
+        counters.lock().list();
+        self.subjects
+            .insert(subject.id().clone(), Arc::clone(&counters));
+        counters
+    }
+
+    /// Opens the counters that `charges` need. A counter that is not open may be one of a subject
+    /// that was evicted, so it starts with the overflow.
+    pub(super) fn open(&self, state: &mut State, charges: &[Charge<'_>], now_nanos: u64) {
+        state.open(charges, now_nanos, |limit: &RateLimit| {
+            let of_length = |window: &&Window| window.window_seconds() == limit.window_seconds();
+            let overflow = self.overflow.iter().find(of_length);
+            overflow.map_or_else(|| Window::new(limit), |window| *window)
+        });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.subjects.len()
+    }
+
+    /// Looks at the next few subjects and drops those that have nothing counted any more. Where
+    /// that leaves no room, evicts the one among them that has used the least.
+    fn make_room(&mut self, capacity: usize, now_nanos: u64) {
+        let mut least = (u64::MAX, 0);
+        for _ in 0..Self::SAMPLE.min(self.subjects.len()) {
+            if self.hand >= self.subjects.len() {
+                self.hand = 0;
+            }
+            let units = self.subjects[self.hand].lock().units(now_nanos);
+            if units == 0 {
+                // Another one takes this place, and is looked at next.
+                self.evict(self.hand, now_nanos);
+            } else {
+                least = least.min((units, self.hand));
+                self.hand += 1;
+            }
+        }
+        // If none was dropped, then every place still is that of the subject that was looked at.
+        if self.subjects.len() >= capacity {
+            self.evict(least.1, now_nanos);
+        }
+    }
+
+    fn evict(&mut self, place: usize, now_nanos: u64) {
+        let Some((_, counters)) = self.subjects.swap_remove_index(place) else {
+            return;
+        };
+        self.overflow.retain_mut(|window| {
+            window.advance(now_nanos);
+            window.total() > 0
+        });
+        for used in counters.lock().unlist() {
+            let of_length = |window: &&mut Window| window.window_seconds() == used.window_seconds();
+            match self.overflow.iter_mut().find(of_length) {
+                Some(window) => window.cover(&used),
+                None if used.total() > 0 => self.overflow.push(used),
+                None => {}
+            }
+        }
+    }
+}
