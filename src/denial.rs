@@ -200,6 +200,11 @@ impl Denial {
         denial
     }
 
+    pub(crate) fn with_limits(mut self, limits: LimitReport) -> Self {
+        self.0.limits = limits;
+        self
+    }
+
     pub(crate) fn of_key(mut self, key: KeyId) -> Self {
         self.0.key = Some(key);
         self

@@ -14,7 +14,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use smallvec::SmallVec;
 
@@ -22,7 +22,7 @@ use crate::cache::{Cached, CachedKey, KeyCache};
 use crate::clock::{Clock, Moment};
 use crate::denial::{Denial, DenialReason};
 use crate::failures::FailureLimiter;
-use crate::key::{Candidates, KeyFormat, KeyHasher, MAX_KEY_LEN};
+use crate::key::{Candidates, KeyDigest, KeyFormat, KeyHasher, MAX_KEY_LEN};
 use crate::limit::{Charge, LimitReport, LimitSpace, LocalLimiter, RateLimits};
 use crate::principal::{KeyPrincipal, Realm};
 use crate::record::{KeyId, KeyStatus};
@@ -171,6 +171,11 @@ impl Verifier {
         self.parts.cache.invalidate_all();
     }
 
+    /// The answer to a text that is not even looked at.
+    pub(crate) fn refuse_text(&self, reason: DenialReason, address: Option<IpAddr>) -> Denial {
+        self.parts.fail(reason, address, self.parts.clock.now())
+    }
+
     /// What the keys look like.
     pub fn format(&self) -> &KeyFormat {
         &self.parts.format
@@ -187,15 +192,14 @@ impl Parts {
         if text.is_empty() || text.len() > MAX_KEY_LEN {
             return None;
         }
-        let formatted = self.format.parse(text).is_ok();
-        (formatted || self.accept_imported).then(|| {
-            // Imported keys are stored as plain SHA-256.
-            if formatted {
-                self.hasher.candidates(text, self.accept_imported)
-            } else {
-                SmallVec::from_buf([crate::key::KeyDigest::sha256(text)])
-            }
-        })
+        if self.format.parse(text).is_ok() {
+            // An imported key may have the format too, and is stored without a pepper.
+            Some(self.hasher.candidates(text, self.accept_imported))
+        } else if self.accept_imported && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Some(SmallVec::from_buf([KeyDigest::sha256(text)]))
+        } else {
+            None
+        }
     }
 
     /// Decides on a key that was found, and counts the request.
@@ -213,6 +217,8 @@ impl Parts {
         }
         let admitted = check_address(&key, address)
             .and_then(|()| check_scopes(&key, needs))
+            // The answer to a verified key tells its limits, also where nothing is charged.
+            .map_err(|denial| denial.with_limits(self.spend(&key, needs, true, 0, now)))
             .and_then(|()| self.charge(&key, needs, true, now));
         match admitted {
             Ok(limits) => {
@@ -262,30 +268,44 @@ impl Parts {
         base: bool,
         now: Moment,
     ) -> Result<LimitReport, Denial> {
+        let report = self.spend(key, needs, base, needs.cost.unwrap_or(1), now);
+        if report.violated().next().is_none() {
+            Ok(report)
+        } else {
+            Err(Denial::rate_limited(report))
+        }
+    }
+
+    /// Charges `cost` units, and tells how it stands with each limit; 0 units only tell.
+    fn spend(
+        &self,
+        key: &CachedKey,
+        needs: &Requirements,
+        base: bool,
+        cost: u64,
+        now: Moment,
+    ) -> LimitReport {
         let own = &key.record.limits;
         let base_limits = match base {
-            true if own.is_empty() => needs.default_limits.clone(),
-            true => own.clone(),
-            false => RateLimits::default(),
+            true if own.is_empty() => &needs.default_limits,
+            true => own,
+            false => &NO_LIMITS,
         };
         if base_limits.is_empty() && needs.route_limits.is_empty() {
-            return Ok(LimitReport::default());
+            return LimitReport::default();
         }
         let subject = match (needs.limit_by, &key.owner_subject) {
             (LimitBy::Owner, Some(owner)) => owner,
             _ => &key.key_subject,
         };
-        let cost = needs.cost.unwrap_or(1);
-        let of_key = base_limits.iter().map(|limit| Charge { limit, space: LimitSpace::Key, cost });
-        let of_route =
-            needs.route_limits.iter().map(|limit| Charge { limit, space: LimitSpace::Route, cost });
-        let charges: SmallVec<[Charge<'_>; 4]> = of_key.chain(of_route).collect();
+        let charge = |space| move |limit| Charge { limit, space, cost };
+        let charges: SmallVec<[Charge<'_>; 4]> = base_limits
+            .iter()
+            .map(charge(LimitSpace::Key))
+            .chain(needs.route_limits.iter().map(charge(LimitSpace::Route)))
+            .collect();
         let decision = self.limiter.acquire(subject, &charges, now);
-        let admitted = decision.is_admitted();
-        drop(charges);
-        let report =
-            LimitReport::new(base_limits, needs.route_limits.clone(), decision.into_statuses());
-        if admitted { Ok(report) } else { Err(Denial::rate_limited(report)) }
+        LimitReport::new(base_limits.clone(), needs.route_limits.clone(), decision)
     }
 
     /// The answer to a bad credential: one more failure of its address, and more of them than are
@@ -309,6 +329,8 @@ impl Parts {
         }
     }
 }
+
+static NO_LIMITS: LazyLock<RateLimits> = LazyLock::new(RateLimits::default);
 
 fn check_address(key: &CachedKey, address: Option<IpAddr>) -> Result<(), Denial> {
     let allowed = &key.record.allowed_addresses;

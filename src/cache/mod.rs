@@ -76,13 +76,12 @@ pub(crate) struct Found {
 
 impl KeyCache {
     pub(crate) fn new(store: Arc<dyn KeyStore>, clock: Arc<dyn Clock>, config: CacheConfig) -> Self {
-        let cache = |capacity| moka::sync::Cache::builder().max_capacity(capacity);
         Self {
             store,
             clock,
             front: Front::new(),
-            hits: cache(config.capacity).build_with_hasher(RandomState::default()),
-            misses: cache(config.miss_capacity).build_with_hasher(RandomState::default()),
+            hits: bounded(config.capacity),
+            misses: bounded(config.miss_capacity),
             generations: Generations::new(),
             flights: Mutex::default(),
             lookups: Lookups::new(&config),
@@ -236,6 +235,14 @@ impl KeyCache {
             None => self.generations.is_current_miss(digest, found.generation),
         }
     }
+}
+
+fn bounded<V>(capacity: u64) -> moka::sync::Cache<KeyDigest, V, RandomState>
+where
+    V: Clone + Send + Sync + 'static,
+{
+    let builder = moka::sync::Cache::builder().max_capacity(capacity);
+    builder.build_with_hasher(RandomState::default())
 }
 
 impl fmt::Debug for KeyCache {

@@ -15,6 +15,7 @@ mod format;
 mod secret;
 
 pub use digest::{InvalidDigest, InvalidPepper, KeyDigest, KeyHasher, Pepper};
+pub(crate) use digest::Candidates;
 pub use format::{KeyFormat, KeyText, Malformed, UnknownKind};
 pub use secret::ApiKey;
 

@@ -43,6 +43,13 @@ impl Decision {
     }
 }
 
+/// No limit, and so nothing in the way.
+impl Default for Decision {
+    fn default() -> Self {
+        Self::new(SmallVec::new())
+    }
+}
+
 /// Where one limit stands after a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

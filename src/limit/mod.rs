@@ -9,9 +9,11 @@
 mod decision;
 mod local;
 mod policy;
+mod report;
 mod window;
 
 pub use decision::{Decision, LimitStatus, Verdict};
 pub use local::{Charge, LimitSpace, LocalLimiter, Subject, SubjectId};
 pub use policy::{InvalidLimit, RateLimit, RateLimits};
+pub use report::LimitReport;
 pub use window::Window;

@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// At most `quota` units in any trailing `window`.
@@ -113,6 +114,12 @@ impl RateLimit {
             .unwrap_or_else(|error| panic!("invalid rate limit of {quota} per {name}: {error}"))
     }
 
+    /// The limit as an item of the `RateLimit-Policy` field.
+    pub(crate) fn policy_item(&self) -> String {
+        let Self { name, quota, window_seconds } = self;
+        format!("\"{name}\";q={quota};w={window_seconds}")
+    }
+
     /// What the limit is called, in headers and answers.
     pub fn name(&self) -> &str {
         &self.name
@@ -171,6 +178,12 @@ impl RateLimits {
             }
         }
         Ok(Self(limits))
+    }
+
+    /// The limits as a list for the `RateLimit-Policy` field
+    /// (draft-ietf-httpapi-ratelimit-headers-11 §3), empty where there are none.
+    pub(crate) fn policy_field(&self) -> Bytes {
+        self.iter().map(RateLimit::policy_item).collect::<Vec<_>>().join(", ").into()
     }
 
     /// The limits, in order.

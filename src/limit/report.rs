@@ -1,8 +1,6 @@
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
-use super::{LimitStatus, RateLimit, RateLimits, Verdict};
+use super::{Decision, LimitStatus, RateLimit, RateLimits};
 
 /// The limits that a request was held against, and how it stands with each: those of the key
 /// first, then those of the route.
@@ -10,44 +8,42 @@ use super::{LimitStatus, RateLimit, RateLimits, Verdict};
 pub struct LimitReport {
     base: RateLimits,
     route: RateLimits,
-    statuses: SmallVec<[LimitStatus; 4]>,
+    decision: Decision,
 }
 
 impl LimitReport {
-    pub(crate) fn new(
-        base: RateLimits,
-        route: RateLimits,
-        statuses: SmallVec<[LimitStatus; 4]>,
-    ) -> Self {
-        Self { base, route, statuses }
+    pub(crate) fn new(base: RateLimits, route: RateLimits, decision: Decision) -> Self {
+        Self { base, route, decision }
     }
 
     /// Each limit and how it stands.
-    pub fn iter(&self) -> impl Iterator<Item = (&RateLimit, &LimitStatus)> {
-        self.base.iter().chain(&self.route).zip(&self.statuses)
+    pub fn iter(&self) -> impl Iterator<Item = (&RateLimit, &LimitStatus)> + Clone {
+        self.base.iter().chain(&self.route).zip(self.decision.statuses())
     }
 
     /// Whether there was no limit at all.
     pub fn is_empty(&self) -> bool {
-        self.statuses.is_empty()
+        self.decision.statuses().is_empty()
     }
 
     /// The limits that the request would have exceeded.
     pub fn violated(&self) -> impl Iterator<Item = &RateLimit> {
-        self.iter().filter(|(_, status)| status.verdict != Verdict::Admitted).map(|(limit, _)| limit)
+        self.iter().filter(|(_, status)| !status.is_admitted()).map(|(limit, _)| limit)
     }
 
     /// How long until a request of the same cost is admitted by all, if nothing else is spent.
     /// None when it is admitted already, or never will be.
     pub fn retry_after(&self) -> Option<Duration> {
-        let mut longest = None;
-        for status in &self.statuses {
-            match status.verdict {
-                Verdict::Admitted => {}
-                Verdict::Denied { retry_after } => longest = longest.max(Some(retry_after)),
-                Verdict::Impossible => return None,
-            }
-        }
-        longest
+        self.decision.retry_after()
+    }
+
+    /// The limits of the key, or a layer's defaults in their place.
+    pub(crate) fn base(&self) -> &RateLimits {
+        &self.base
+    }
+
+    /// The limits of the route.
+    pub(crate) fn route(&self) -> &RateLimits {
+        &self.route
     }
 }

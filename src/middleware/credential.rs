@@ -1,0 +1,214 @@
+use std::net::IpAddr;
+
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue, Request, Uri};
+
+/// Where in a request the key may be.
+///
+/// The default is `Authorization: Bearer KEY` (RFC 6750 §2.1) and `X-API-Key: KEY`.
+///
+/// ```
+/// use http::HeaderName;
+/// use tower_api_key::CredentialSources;
+///
+/// let sources = CredentialSources::none()
+///     .scheme("ApiKey")
+///     .header(HeaderName::from_static("x-acme-key"));
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct CredentialSources {
+    schemes: Vec<String>,
+    headers: Vec<HeaderName>,
+    query: Vec<String>,
+}
+
+impl Default for CredentialSources {
+    fn default() -> Self {
+        Self::none().scheme("Bearer").header(HeaderName::from_static("x-api-key"))
+    }
+}
+
+impl CredentialSources {
+    /// No source: add those that shall be looked at.
+    pub const fn none() -> Self {
+        Self { schemes: Vec::new(), headers: Vec::new(), query: Vec::new() }
+    }
+
+    /// The `Authorization` header with this scheme, in upper or lower case.
+    ///
+    /// # Panics
+    ///
+    /// When `scheme` is not a token (RFC 9110 §5.6.2).
+    pub fn scheme(mut self, scheme: &str) -> Self {
+        assert!(
+            HeaderName::from_bytes(scheme.as_bytes()).is_ok(),
+            "invalid authentication scheme {scheme:?}: it must be a token"
+        );
+        self.schemes.push(scheme.to_owned());
+        self
+    }
+
+    /// A header whose whole value is the key.
+    ///
+    /// # Panics
+    ///
+    /// When `name` is `Authorization`, which takes a [`scheme`](Self::scheme).
+    pub fn header(mut self, name: HeaderName) -> Self {
+        assert!(name != AUTHORIZATION, "keys in `Authorization` need a scheme");
+        self.headers.push(name);
+        self
+    }
+
+    /// A query parameter, as in `?api_key=KEY`.
+    ///
+    /// **A leak**: URLs are written into access logs, browser histories and `Referer` headers, by
+    /// everything between the client and this layer. It is off by default, and RFC 6750 §2.3
+    /// discourages it. Use it only for clients that can do nothing else.
+    pub fn query_parameter(mut self, name: &str) -> Self {
+        self.query.push(name.to_owned());
+        self
+    }
+
+    /// Looks into every source.
+    pub(super) fn find<'s, 'r, B>(&'s self, request: &'r Request<B>) -> Found<'s, 'r> {
+        let mut found = Found::Nothing;
+        if !self.schemes.is_empty() {
+            let mut lines = request.headers().get_all(AUTHORIZATION).iter();
+            if let Some(line) = lines.next() {
+                if lines.next().is_some() {
+                    return Found::Several;
+                }
+                if let Some(credential) = self.after_scheme(line) {
+                    found.add(Source::Authorization, credential);
+                }
+            }
+        }
+        for name in &self.headers {
+            for line in request.headers().get_all(name) {
+                found.add(Source::Header(name), line.as_bytes());
+            }
+        }
+        if let (false, Some(query)) = (self.query.is_empty(), request.uri().query()) {
+            for (name, value) in parameters(query) {
+                if self.is_parameter(name) {
+                    found.add(Source::Query, value.as_bytes());
+                }
+            }
+        }
+        found
+    }
+
+    /// Takes the credential out of the request, so that no handler, log or upstream sees it.
+    pub(super) fn remove<B>(&self, source: Source<'_>, request: &mut Request<B>) {
+        match source {
+            Source::Authorization => drop(request.headers_mut().remove(AUTHORIZATION)),
+            Source::Header(name) => drop(request.headers_mut().remove(name)),
+            Source::Query => {
+                if let Some(uri) = self.without_parameters(request.uri()) {
+                    *request.uri_mut() = uri;
+                }
+                #[cfg(feature = "axum")]
+                if let Some(original) = request.extensions_mut().get_mut::<axum::extract::OriginalUri>()
+                    && let Some(uri) = self.without_parameters(&original.0)
+                {
+                    original.0 = uri;
+                }
+            }
+        }
+    }
+
+    /// Leaves the credential in the request, but keeps it out of `Debug` and HTTP/2's tables.
+    pub(super) fn mark_sensitive<B>(&self, source: Source<'_>, request: &mut Request<B>) {
+        let name = match source {
+            Source::Authorization => &AUTHORIZATION,
+            Source::Header(name) => name,
+            Source::Query => return,
+        };
+        if let Some(value) = request.headers_mut().get_mut(name) {
+            value.set_sensitive(true);
+        }
+    }
+
+    /// What follows one of the schemes and at least one space (RFC 9110 §11.4). Nothing, when the
+    /// scheme is another one: then it is no credential of ours.
+    fn after_scheme<'a>(&self, line: &'a HeaderValue) -> Option<&'a [u8]> {
+        let line = line.as_bytes();
+        let end = line.iter().position(|&byte| byte == b' ').unwrap_or(line.len());
+        let (scheme, mut rest) = line.split_at(end);
+        if !self.schemes.iter().any(|ours| scheme.eq_ignore_ascii_case(ours.as_bytes())) {
+            return None;
+        }
+        while let [b' ', after @ ..] = rest {
+            rest = after;
+        }
+        Some(rest)
+    }
+
+    fn is_parameter(&self, name: &str) -> bool {
+        self.query.iter().any(|ours| ours == name)
+    }
+
+    fn without_parameters(&self, uri: &Uri) -> Option<Uri> {
+        let kept: Vec<_> = uri
+            .query()?
+            .split('&')
+            .filter(|pair| !self.is_parameter(pair.split_once('=').map_or(*pair, |(name, _)| name)))
+            .collect();
+        let path = uri.path();
+        let path_and_query = match kept.as_slice() {
+            [] => path.to_owned(),
+            kept => format!("{path}?{}", kept.join("&")),
+        };
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(path_and_query.parse().ok()?);
+        Uri::from_parts(parts).ok()
+    }
+}
+
+/// What was found in all sources.
+pub(super) enum Found<'s, 'r> {
+    Nothing,
+    One(Source<'s>, &'r [u8]),
+    Several,
+}
+
+/// Where a credential was found.
+#[derive(Clone, Copy)]
+pub(super) enum Source<'s> {
+    Authorization,
+    Header(&'s HeaderName),
+    Query,
+}
+
+impl<'s, 'r> Found<'s, 'r> {
+    fn add(&mut self, source: Source<'s>, credential: &'r [u8]) {
+        *self = match self {
+            Self::Nothing => Self::One(source, credential),
+            Self::One(..) | Self::Several => Self::Several,
+        };
+    }
+}
+
+fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// The client's address, in a request's extensions. Put it there where axum's `ConnectInfo` is not
+/// to be had, or says something else; this one comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientAddress(pub IpAddr);
+
+pub(super) fn client_address<B>(request: &Request<B>) -> Option<IpAddr> {
+    let extensions = request.extensions();
+    if let Some(ClientAddress(address)) = extensions.get() {
+        return Some(*address);
+    }
+    #[cfg(feature = "axum")]
+    if let Some(axum::extract::ConnectInfo(peer)) =
+        extensions.get::<axum::extract::ConnectInfo<std::net::SocketAddr>>()
+    {
+        return Some(peer.ip());
+    }
+    None
+}

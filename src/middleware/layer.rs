@@ -1,0 +1,241 @@
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::Response;
+use tower_layer::Layer;
+
+use super::response::DEFAULT_REALM;
+use super::{ApiKeyService, CredentialSources, DenialBody};
+use crate::denial::Denial;
+use crate::limit::RateLimit;
+use crate::requirements::{LimitBy, Requirements};
+use crate::verify::Verifier;
+
+/// Lets only requests with a good key through. See the [module](super) for what it does.
+///
+/// The layer itself carries what a route asks for, and every method makes a new layer from this
+/// one, so that one layer serves as the root of all:
+///
+/// ```
+/// use tower_api_key::{ApiKeyLayer, ApiKeys, MemoryStore};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let keys = ApiKeys::builder(MemoryStore::new()).build();
+/// let auth = ApiKeyLayer::new(&keys);
+/// let read = auth.scopes(["orders:read"]);
+/// let write = auth.scopes(["orders:write"]).cost(5);
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ApiKeyLayer {
+    policy: Arc<Policy>,
+}
+
+/// Changes the answer to a refused request.
+pub(super) type DenialHook =
+    Arc<dyn Fn(&Denial, &Parts, Response<DenialBody>) -> Response<DenialBody> + Send + Sync>;
+
+/// What a layer does, shared by all its services.
+#[derive(Clone)]
+pub(super) struct Policy {
+    pub(super) verifier: Verifier,
+    pub(super) needs: Requirements,
+    pub(super) sources: CredentialSources,
+    pub(super) optional: bool,
+    pub(super) allow_preflight: bool,
+    pub(super) keep_credential: bool,
+    pub(super) legacy_headers: bool,
+    pub(super) realm: Arc<str>,
+    pub(super) hook: Option<DenialHook>,
+    /// What `RateLimit-Policy` says of the layer's own limits, written once.
+    pub(super) default_policy_field: Bytes,
+    pub(super) route_policy_field: Bytes,
+}
+
+impl ApiKeyLayer {
+    /// Lets any valid secret key through. `keys` is an [`ApiKeys`](crate::ApiKeys), or a
+    /// [`Verifier`] alone.
+    pub fn new(keys: &impl AsRef<Verifier>) -> Self {
+        let policy = Policy {
+            verifier: keys.as_ref().clone(),
+            needs: Requirements::new(),
+            sources: CredentialSources::default(),
+            optional: false,
+            allow_preflight: false,
+            keep_credential: false,
+            legacy_headers: false,
+            realm: DEFAULT_REALM.into(),
+            hook: None,
+            default_policy_field: Bytes::new(),
+            route_policy_field: Bytes::new(),
+        };
+        Self { policy: Arc::new(policy) }
+    }
+
+    /// Requires these scopes, all of them, beside those required already.
+    ///
+    /// # Panics
+    ///
+    /// When one is not a literal scope: a required scope has no wildcard.
+    pub fn scopes<S: AsRef<str>>(&self, scopes: impl IntoIterator<Item = S>) -> Self {
+        self.with_needs(|needs| needs.scopes(scopes))
+    }
+
+    /// Accepts keys of these prefixes too, beside the format's first. Default: none.
+    ///
+    /// # Panics
+    ///
+    /// When the format of the keys has no such prefix.
+    pub fn accept_prefixes<S: AsRef<str>>(&self, prefixes: impl IntoIterator<Item = S>) -> Self {
+        let format = self.policy.verifier.format();
+        let known = prefixes.into_iter().inspect(|prefix| {
+            let prefix = prefix.as_ref();
+            assert!(format.has_prefix(prefix), "the key format has no prefix {prefix:?}");
+        });
+        self.with_needs(|needs| needs.accept_prefixes(known))
+    }
+
+    /// Accepts keys of these environments only. Default: of all.
+    ///
+    /// # Panics
+    ///
+    /// When the format of the keys has no such environment.
+    pub fn environments<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Self {
+        let format = self.policy.verifier.format();
+        let known = names.into_iter().inspect(|name| {
+            let name = name.as_ref();
+            assert!(format.has_environment(name), "the key format has no environment {name:?}");
+        });
+        self.with_needs(|needs| needs.environments(known))
+    }
+
+    /// How many units of each limit a request takes. Default: 1.
+    pub fn cost(&self, units: u64) -> Self {
+        self.with_needs(|needs| needs.cost(units))
+    }
+
+    /// The limits of keys that have none of their own. Default: none.
+    ///
+    /// # Panics
+    ///
+    /// When there are more than [`RateLimits::MAX_LEN`](crate::RateLimits::MAX_LEN) or two have
+    /// one name.
+    pub fn default_limits(&self, limits: impl IntoIterator<Item = RateLimit>) -> Self {
+        self.with_needs(|needs| needs.default_limits(limits))
+    }
+
+    /// Limits of this route, charged beside the key's own. Routes whose limits have the same name
+    /// and window share them. Default: none.
+    ///
+    /// # Panics
+    ///
+    /// As [`ApiKeyLayer::default_limits`].
+    pub fn route_limits(&self, limits: impl IntoIterator<Item = RateLimit>) -> Self {
+        self.with_needs(|needs| needs.route_limits(limits))
+    }
+
+    /// Whom the limits count for. Default: each key for itself.
+    pub fn limit_by(&self, whom: LimitBy) -> Self {
+        self.with_needs(|needs| needs.limit_by(whom))
+    }
+
+    /// Lets a request without any credential through, without a principal; a bad credential is
+    /// still refused. Default: off.
+    pub fn optional(&self) -> Self {
+        self.with(|policy| policy.optional = true)
+    }
+
+    /// Lets CORS preflights through without a key: `OPTIONS` with `Origin` and
+    /// `Access-Control-Request-Method`, which browsers send without credentials (Fetch §3.2.2).
+    /// Default: off, for a CORS layer outside of this one answers them itself.
+    pub fn allow_preflight(&self) -> Self {
+        self.with(|policy| policy.allow_preflight = true)
+    }
+
+    /// Where the key may be. Default: `Authorization: Bearer` and `X-API-Key`.
+    pub fn sources(&self, sources: CredentialSources) -> Self {
+        self.with(|policy| policy.sources = sources)
+    }
+
+    /// Leaves the credential in the request, for a handler that passes it on. Default: it is
+    /// removed before the handler sees the request.
+    pub fn keep_credential(&self) -> Self {
+        self.with(|policy| policy.keep_credential = true)
+    }
+
+    /// Also sends the older `X-RateLimit-Limit`, `-Remaining` and `-Reset` (in seconds from now)
+    /// for the tightest limit. Default: off.
+    pub fn legacy_limit_headers(&self) -> Self {
+        self.with(|policy| policy.legacy_headers = true)
+    }
+
+    /// The `realm` of the challenge. Default: `api`.
+    ///
+    /// # Panics
+    ///
+    /// When it has a character other than visible ASCII and spaces, or a quote or backslash.
+    pub fn realm(&self, realm: &str) -> Self {
+        let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+        assert!(realm.bytes().all(plain), "invalid realm {realm:?}: use visible ASCII, no quotes");
+        self.with(|policy| policy.realm = realm.into())
+    }
+
+    /// Changes the answer to refused requests: the function gets the denial, the request without
+    /// its credential, and the answer as it would be sent, whose status and headers stay unless
+    /// it changes them. Default: the answer is sent as it is.
+    ///
+    /// Do not tell the client the denial's `reason()`: it tells a key that was revoked from one
+    /// that never was.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeyLayer, ApiKeys, MemoryStore};
+    /// # fn layer(auth: &ApiKeyLayer) -> ApiKeyLayer {
+    /// auth.on_denial(|denial, _request, answer| {
+    ///     answer.map(|_| format!("{{\"error\": \"{}\"}}", denial.kind().code()).into())
+    /// })
+    /// # }
+    /// ```
+    pub fn on_denial<F>(&self, hook: F) -> Self
+    where
+        F: Fn(&Denial, &Parts, Response<DenialBody>) -> Response<DenialBody> + Send + Sync + 'static,
+    {
+        self.with(|policy| policy.hook = Some(Arc::new(hook)))
+    }
+
+    fn with_needs(&self, change: impl FnOnce(Requirements) -> Requirements) -> Self {
+        self.with(|policy| {
+            policy.needs = change(std::mem::take(&mut policy.needs));
+            policy.default_policy_field = policy.needs.default_limits.policy_field();
+            policy.route_policy_field = policy.needs.route_limits.policy_field();
+        })
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Policy)) -> Self {
+        let mut policy = (*self.policy).clone();
+        change(&mut policy);
+        Self { policy: Arc::new(policy) }
+    }
+}
+
+impl<S> Layer<S> for ApiKeyLayer {
+    type Service = ApiKeyService<S>;
+
+    fn layer(&self, inner: S) -> ApiKeyService<S> {
+        ApiKeyService::new(inner, Arc::clone(&self.policy))
+    }
+}
+
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("needs", &self.needs)
+            .field("sources", &self.sources)
+            .field("optional", &self.optional)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,161 @@
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
+use http::{HeaderName, Method, Request, Response};
+use tower_service::Service;
+
+use super::credential::{Found, Source, client_address};
+use super::future::{After, ResponseFuture};
+use super::layer::Policy;
+use super::response::refuse;
+use super::DenialBody;
+use crate::denial::{Denial, DenialReason};
+use crate::principal::KeyPrincipal;
+use crate::verify::{Attempt, Step, Verified};
+
+/// The service that [`ApiKeyLayer`](super::ApiKeyLayer) makes. Cloning costs a reference count
+/// beside the clone of the inner service.
+#[derive(Clone, Debug)]
+pub struct ApiKeyService<S> {
+    inner: S,
+    policy: Arc<Policy>,
+}
+
+impl<S> ApiKeyService<S> {
+    pub(super) fn new(inner: S, policy: Arc<Policy>) -> Self {
+        Self { inner, policy }
+    }
+}
+
+/// In a request's extensions: a layer let it through without a key. Tells an extractor that the
+/// layer is not just missing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Anonymous;
+
+impl<S, B, ResBody> Service<Request<B>> for ApiKeyService<S>
+where
+    S: Service<Request<B>, Response = Response<ResBody>> + Clone,
+    ResBody: From<DenialBody>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, B>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let policy = &*self.policy;
+        let verifier = &policy.verifier;
+        if policy.allow_preflight && is_preflight(&request) {
+            return self.pass_anonymous(request);
+        }
+        if let Some(principal) = request.extensions().get::<KeyPrincipal>()
+            && principal.realm == verifier.realm()
+        {
+            return match verifier.extend(principal, &policy.needs) {
+                Ok(verified) => {
+                    let (principal, limits) = verified.into_parts();
+                    let after = After::nested(&principal, limits);
+                    request.extensions_mut().insert(principal);
+                    ResponseFuture::inner(self.inner.call(request), after)
+                }
+                Err(denial) => ResponseFuture::refused(refuse(policy, denial, request, true)),
+            };
+        }
+        let (source, text) = match policy.sources.find(&request) {
+            Found::One(source, text) => (source, text),
+            Found::Nothing if policy.optional => return self.pass_anonymous(request),
+            Found::Nothing => return self.refuse(Denial::missing_key(), request),
+            Found::Several => return self.refuse(Denial::ambiguous(), request),
+        };
+        let address = client_address(&request);
+        let step = match text {
+            [] => Step::Done(Err(verifier.refuse_text(DenialReason::Empty, address))),
+            // Bytes that are not UTF-8 are no key, and no reason to tell them apart.
+            text => {
+                let text = std::str::from_utf8(text).unwrap_or_default();
+                verifier.begin(Attempt::new(text).from_address(address), &policy.needs)
+            }
+        };
+        let varies_by = match source {
+            Source::Header(name) => Some(name.clone()),
+            Source::Authorization | Source::Query => None,
+        };
+        let private = !matches!(source, Source::Authorization);
+        if policy.keep_credential {
+            policy.sources.mark_sensitive(source, &mut request);
+        } else {
+            policy.sources.remove(source, &mut request);
+        }
+        let arrival = Arrival { varies_by, private };
+        match step {
+            Step::Done(Ok(verified)) => {
+                let after = admit(verified, arrival, &self.policy, &mut request);
+                ResponseFuture::inner(self.inner.call(request), after)
+            }
+            Step::Done(Err(denial)) => self.refuse(denial, request),
+            Step::Lookup(candidates) => {
+                let policy = Arc::clone(&self.policy);
+                let lookup = Box::pin(async move {
+                    policy.verifier.look_up(candidates, address, &policy.needs).await
+                });
+                // The service that was made ready is the one to be called, when the time comes;
+                // a clone of it, which is not ready, takes its place.
+                let clone = self.inner.clone();
+                let ready = std::mem::replace(&mut self.inner, clone);
+                let policy = Arc::clone(&self.policy);
+                ResponseFuture::lookup(lookup, ready, request, arrival, policy)
+            }
+        }
+    }
+}
+
+impl<S> ApiKeyService<S> {
+    fn pass_anonymous<B, ResBody>(&mut self, mut request: Request<B>) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>, Response = Response<ResBody>>,
+    {
+        // The principal of other keys, from an outer layer, is not what this one speaks of.
+        request.extensions_mut().remove::<KeyPrincipal>();
+        request.extensions_mut().insert(Anonymous);
+        ResponseFuture::inner(self.inner.call(request), After::default())
+    }
+
+    fn refuse<B, ResBody>(&self, denial: Denial, request: Request<B>) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>, Response = Response<ResBody>>,
+        ResBody: From<DenialBody>,
+    {
+        ResponseFuture::refused(refuse(&self.policy, denial, request, false))
+    }
+}
+
+/// How a credential came, as far as caches on the way back must know.
+pub(super) struct Arrival {
+    /// The header it came in, if that is not `Authorization`, which caches know of.
+    pub(super) varies_by: Option<HeaderName>,
+    /// Whether the answer must be marked as one for this client only.
+    pub(super) private: bool,
+}
+
+/// Lets a verified request through: what the handler sees, and what is owed to its answer.
+pub(super) fn admit<B>(
+    verified: Verified,
+    arrival: Arrival,
+    policy: &Arc<Policy>,
+    request: &mut Request<B>,
+) -> After {
+    let (principal, limits) = verified.into_parts();
+    let after = After::root(&principal, limits, arrival, policy);
+    request.extensions_mut().insert(principal);
+    after
+}
+
+fn is_preflight<B>(request: &Request<B>) -> bool {
+    *request.method() == Method::OPTIONS
+        && request.headers().contains_key(ORIGIN)
+        && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
