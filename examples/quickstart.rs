@@ -8,9 +8,13 @@ use tower_api_key::{
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let keys = ApiKeys::builder(MemoryStore::new()).format(KeyFormat::new("sk")).build();
+    let keys = ApiKeys::builder(MemoryStore::new())
+        .format(KeyFormat::new("sk"))
+        .build();
 
-    let billing = NewKey::named("billing").scopes(["orders:read"]).limit(RateLimit::per_minute(100));
+    let billing = NewKey::named("billing")
+        .scopes(["orders:read"])
+        .limit(RateLimit::per_minute(100));
     let issued = keys.issue(billing).await?;
     println!("{}", issued.secret().expose()); // the only time it is visible
 

@@ -187,7 +187,11 @@ impl Denial {
 
     pub(crate) fn rate_limited(limits: LimitReport) -> Self {
         let retry_after = limits.retry_after();
-        let reason = if retry_after.is_some() { DenialReason::Quota } else { DenialReason::Cost };
+        let reason = if retry_after.is_some() {
+            DenialReason::Quota
+        } else {
+            DenialReason::Cost
+        };
         let mut denial = Self::new(DenialKind::RateLimited, reason);
         denial.0.retry_after = retry_after;
         denial.0.limits = limits;

@@ -17,7 +17,10 @@ impl FailureLimiter {
     const CAPACITY: usize = 100_000;
 
     pub(crate) fn new(limit: RateLimit) -> Self {
-        Self { limit, limiter: LocalLimiter::new(Self::CAPACITY) }
+        Self {
+            limit,
+            limiter: LocalLimiter::new(Self::CAPACITY),
+        }
     }
 
     /// Counts a failure. How long to wait, if it is one too many.
@@ -32,15 +35,26 @@ impl FailureLimiter {
     /// How long `address` must wait before it may try another key, if it must.
     pub(crate) fn blocked_for(&self, address: IpAddr, now: Moment) -> Option<Duration> {
         let subject = subject(address);
-        let charge = Charge { limit: &self.limit, space: LimitSpace::Key, cost: 0 };
+        let charge = Charge {
+            limit: &self.limit,
+            space: LimitSpace::Key,
+            cost: 0,
+        };
         let decision = self.limiter.acquire(&subject, &[charge], now);
         let status = decision.statuses()[0];
         (status.remaining == 0).then_some(status.resets_in)
     }
 
     fn charge(&self, address: IpAddr, cost: u64, now: Moment) -> Verdict {
-        let charge = Charge { limit: &self.limit, space: LimitSpace::Key, cost };
-        self.limiter.acquire(&subject(address), &[charge], now).statuses()[0].verdict
+        let charge = Charge {
+            limit: &self.limit,
+            space: LimitSpace::Key,
+            cost,
+        };
+        self.limiter
+            .acquire(&subject(address), &[charge], now)
+            .statuses()[0]
+            .verdict
     }
 }
 

@@ -72,7 +72,10 @@ impl KeyPrincipal {
     /// When the presented secret ends, because it was rotated or because the key ends: a service
     /// can warn the client of it.
     pub fn expires_at(&self) -> Option<Timestamp> {
-        [self.key.credential.expires_at, self.key.record.expires_at].into_iter().flatten().min()
+        [self.key.credential.expires_at, self.key.record.expires_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Checks a scope that depends on the resource, inside a handler.

@@ -70,13 +70,15 @@ impl Requirements {
     /// Accepts keys of these prefixes too. The format's first prefix, that of secret keys, is
     /// always accepted, and by default no other.
     pub fn accept_prefixes<S: AsRef<str>>(mut self, prefixes: impl IntoIterator<Item = S>) -> Self {
-        self.prefixes.extend(prefixes.into_iter().map(|prefix| prefix.as_ref().into()));
+        self.prefixes
+            .extend(prefixes.into_iter().map(|prefix| prefix.as_ref().into()));
         self
     }
 
     /// Accepts keys of these environments only. Default: of all.
     pub fn environments<S: AsRef<str>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
-        self.environments.extend(names.into_iter().map(|name| name.as_ref().into()));
+        self.environments
+            .extend(names.into_iter().map(|name| name.as_ref().into()));
         self
     }
 

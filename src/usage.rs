@@ -78,7 +78,13 @@ impl UsageRecorder {
             pending.hour = hour;
             self.gathered().cells.push(Arc::clone(cell));
         } else if pending.hour != hour {
-            let ended = std::mem::replace(&mut *pending, Pending { hour, ..Pending::default() });
+            let ended = std::mem::replace(
+                &mut *pending,
+                Pending {
+                    hour,
+                    ..Pending::default()
+                },
+            );
             self.gathered().add(cell.delta(ended));
         }
         match outcome {
@@ -156,7 +162,11 @@ impl Gathered {
 
 impl UsageCell {
     pub(crate) fn new(key: KeyId, credential: KeyDigest) -> Self {
-        Self { key, credential, pending: Mutex::default() }
+        Self {
+            key,
+            credential,
+            pending: Mutex::default(),
+        }
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {

@@ -148,7 +148,13 @@ impl Verifier {
         match outcome {
             Ok(limits) => {
                 let charged = principal.charged || !limits.is_empty();
-                Ok(Verified { principal: KeyPrincipal { charged, ..principal.clone() }, limits })
+                Ok(Verified {
+                    principal: KeyPrincipal {
+                        charged,
+                        ..principal.clone()
+                    },
+                    limits,
+                })
             }
             Err(denial) => {
                 if let Some(usage) = &parts.usage {
@@ -210,7 +216,9 @@ impl Parts {
         needs: &Requirements,
         now: Moment,
     ) -> Result<Verified, Denial> {
-        if let Err(reason) = self.check_status(&key, now).and_then(|()| self.check_kind(&key, needs))
+        if let Err(reason) = self
+            .check_status(&key, now)
+            .and_then(|()| self.check_kind(&key, needs))
         {
             self.count(&key, Outcome::NotValid, now);
             return Err(self.fail(reason, address, now).of_key(key.record.id));
@@ -224,7 +232,14 @@ impl Parts {
             Ok(limits) => {
                 self.count(&key, Outcome::Allowed, now);
                 let charged = !limits.is_empty();
-                Ok(Verified { principal: KeyPrincipal { key, realm: self.realm, charged }, limits })
+                Ok(Verified {
+                    principal: KeyPrincipal {
+                        key,
+                        realm: self.realm,
+                        charged,
+                    },
+                    limits,
+                })
             }
             Err(denial) => {
                 self.count(&key, Outcome::Refused, now);
@@ -253,7 +268,10 @@ impl Parts {
             return Err(DenialReason::Prefix);
         }
         if !needs.environments.is_empty()
-            && !needs.environments.iter().any(|accepted| **accepted == *environment)
+            && !needs
+                .environments
+                .iter()
+                .any(|accepted| **accepted == *environment)
         {
             return Err(DenialReason::Environment);
         }
@@ -320,7 +338,9 @@ impl Parts {
     /// The answer to an unknown key from an address with too many failures already.
     fn blocked(&self, address: Option<IpAddr>, now: Moment) -> Option<Denial> {
         let (failures, address) = self.failures.as_ref().zip(address)?;
-        failures.blocked_for(address, now).map(Denial::too_many_failures)
+        failures
+            .blocked_for(address, now)
+            .map(Denial::too_many_failures)
     }
 
     fn count(&self, key: &CachedKey, outcome: Outcome, now: Moment) {
@@ -343,7 +363,11 @@ fn check_address(key: &CachedKey, address: Option<IpAddr>) -> Result<(), Denial>
 }
 
 fn check_scopes(key: &CachedKey, needs: &Requirements) -> Result<(), Denial> {
-    if needs.scopes.iter().all(|scope| key.record.scopes.covers(scope)) {
+    if needs
+        .scopes
+        .iter()
+        .all(|scope| key.record.scopes.covers(scope))
+    {
         Ok(())
     } else {
         Err(Denial::insufficient_scope(needs.scopes.iter().cloned()))
@@ -354,7 +378,10 @@ impl<'a> Attempt<'a> {
     /// The text of a key, from a client whose address is not known. A key with
     /// `allowed_addresses` is refused.
     pub fn new(text: &'a str) -> Self {
-        Self { text, address: None }
+        Self {
+            text,
+            address: None,
+        }
     }
 
     /// Sets the client's address.
@@ -366,7 +393,9 @@ impl<'a> Attempt<'a> {
 
 impl fmt::Debug for Attempt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attempt").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Attempt")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 

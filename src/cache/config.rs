@@ -63,7 +63,10 @@ impl CacheConfig {
     ///
     /// When `lookups` is 0.
     pub fn max_lookups(mut self, lookups: usize) -> Self {
-        assert!(lookups > 0, "a cache that may not ask the store finds no key");
+        assert!(
+            lookups > 0,
+            "a cache that may not ask the store finds no key"
+        );
         self.max_lookups = lookups;
         self
     }

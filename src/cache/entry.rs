@@ -37,7 +37,12 @@ impl CachedKey {
             key_subject: Subject::new(SubjectId::Key(record.id)),
             owner_subject: owner.map(|owner| Subject::new(SubjectId::Owner(owner.into()))),
             usage: Arc::new(UsageCell::new(record.id, credential.digest)),
-            ends_at: ends.into_iter().flatten().map(saturating_nanos).min().unwrap_or(i64::MAX),
+            ends_at: ends
+                .into_iter()
+                .flatten()
+                .map(saturating_nanos)
+                .min()
+                .unwrap_or(i64::MAX),
             generation,
             loaded_at,
             record,

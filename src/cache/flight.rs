@@ -27,7 +27,9 @@ impl Flight {
 
     pub(super) async fn landed(self) -> Result<Found, Outage> {
         // The ticket is dropped unused only when the store panicked.
-        self.0.await.unwrap_or_else(|_| Err(Outage::from_store("the key store panicked")))
+        self.0
+            .await
+            .unwrap_or_else(|_| Err(Outage::from_store("the key store panicked")))
     }
 }
 
@@ -86,7 +88,11 @@ impl Lookups {
         F: AsyncFnOnce() -> (u64, Result<Option<StoredKey>, StoreError>),
     {
         let in_turn = async {
-            let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+            let _permit = self
+                .permits
+                .acquire()
+                .await
+                .expect("the semaphore is never closed");
             lookup().await
         };
         let outage = match tokio::time::timeout(self.deadline, in_turn).await {
@@ -101,7 +107,8 @@ impl Lookups {
             Ok((_, Err(error))) => Outage::from_store(error),
             Err(_) => Outage::deadline(),
         };
-        self.retry_at.store(after(clock.now().monotonic_nanos()), Ordering::Relaxed);
+        self.retry_at
+            .store(after(clock.now().monotonic_nanos()), Ordering::Relaxed);
         Err(outage)
     }
 }
@@ -132,15 +139,24 @@ pub enum OutageKind {
 
 impl Outage {
     pub(super) fn deadline() -> Self {
-        Self { kind: OutageKind::Deadline, source: None }
+        Self {
+            kind: OutageKind::Deadline,
+            source: None,
+        }
     }
 
     pub(super) fn overloaded() -> Self {
-        Self { kind: OutageKind::Overloaded, source: None }
+        Self {
+            kind: OutageKind::Overloaded,
+            source: None,
+        }
     }
 
     fn from_store(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { kind: OutageKind::Store, source: Some(Arc::from(source.into())) }
+        Self {
+            kind: OutageKind::Store,
+            source: Some(Arc::from(source.into())),
+        }
     }
 
     /// Why there was no answer.

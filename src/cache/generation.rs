@@ -70,8 +70,13 @@ impl Floors {
     const PLACES: usize = 8192;
 
     fn new() -> Self {
-        let places = std::iter::repeat_with(AtomicU64::default).take(Self::PLACES).collect();
-        Self { places, hasher: RandomState::default() }
+        let places = std::iter::repeat_with(AtomicU64::default)
+            .take(Self::PLACES)
+            .collect();
+        Self {
+            places,
+            hasher: RandomState::default(),
+        }
     }
 
     fn of(&self, id: &[u8]) -> u64 {

@@ -75,7 +75,11 @@ pub(crate) struct Found {
 }
 
 impl KeyCache {
-    pub(crate) fn new(store: Arc<dyn KeyStore>, clock: Arc<dyn Clock>, config: CacheConfig) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn KeyStore>,
+        clock: Arc<dyn Clock>,
+        config: CacheConfig,
+    ) -> Self {
         Self {
             store,
             clock,
@@ -152,7 +156,10 @@ impl KeyCache {
                 Ok(_) if tokio::time::Instant::now() < give_up => {}
                 Ok(_) => return Err(Outage::deadline()),
                 Err(outage) => {
-                    return self.usable(digest, self.clock.now()).map(Some).ok_or(outage);
+                    return self
+                        .usable(digest, self.clock.now())
+                        .map(Some)
+                        .ok_or(outage);
                 }
             }
         }
@@ -187,7 +194,10 @@ impl KeyCache {
         }
         let (flight, ticket) = Flight::new();
         place.insert(flight.clone());
-        let landing = Landing { cache: Arc::clone(self), digest: *digest };
+        let landing = Landing {
+            cache: Arc::clone(self),
+            digest: *digest,
+        };
         tokio::spawn(async move {
             let answer = landing.cache.ask(&landing.digest).await;
             // Off the list before anybody hears of it, and also if the store panics.
@@ -214,7 +224,13 @@ impl KeyCache {
             self.hits.insert(*digest, Arc::clone(key));
             self.front.put(Arc::clone(key));
         } else {
-            self.misses.insert(*digest, Miss { generation, loaded_at });
+            self.misses.insert(
+                *digest,
+                Miss {
+                    generation,
+                    loaded_at,
+                },
+            );
             self.hits.invalidate(digest);
         }
         Ok(Found { generation, key })
@@ -273,7 +289,11 @@ struct Landing {
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        let mut flights = self.cache.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flights = self
+            .cache
+            .flights
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         flights.remove(&self.digest);
     }
 }
@@ -286,13 +306,20 @@ impl Front {
     const PLACES: usize = 4096;
 
     fn new() -> Self {
-        Self(std::iter::repeat_with(Mutex::default).take(Self::PLACES).collect())
+        Self(
+            std::iter::repeat_with(Mutex::default)
+                .take(Self::PLACES)
+                .collect(),
+        )
     }
 
     fn get(&self, digest: &KeyDigest) -> Option<Arc<CachedKey>> {
         // A place that is being used by another thread is passed by rather than waited for.
         let place = self.place(digest).try_lock().ok()?;
-        place.as_ref().filter(|key| key.credential.digest == *digest).cloned()
+        place
+            .as_ref()
+            .filter(|key| key.credential.digest == *digest)
+            .cloned()
     }
 
     fn put(&self, key: Arc<CachedKey>) {

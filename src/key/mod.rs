@@ -14,8 +14,8 @@ mod digest;
 mod format;
 mod secret;
 
-pub use digest::{InvalidDigest, InvalidPepper, KeyDigest, KeyHasher, Pepper};
 pub(crate) use digest::Candidates;
+pub use digest::{InvalidDigest, InvalidPepper, KeyDigest, KeyHasher, Pepper};
 pub use format::{KeyFormat, KeyText, Malformed, UnknownKind};
 pub use secret::ApiKey;
 

@@ -116,7 +116,11 @@ impl RateLimit {
 
     /// The limit as an item of the `RateLimit-Policy` field.
     pub(crate) fn policy_item(&self) -> String {
-        let Self { name, quota, window_seconds } = self;
+        let Self {
+            name,
+            quota,
+            window_seconds,
+        } = self;
         format!("\"{name}\";q={quota};w={window_seconds}")
     }
 
@@ -183,7 +187,11 @@ impl RateLimits {
     /// The limits as a list for the `RateLimit-Policy` field
     /// (draft-ietf-httpapi-ratelimit-headers-11 §3), empty where there are none.
     pub(crate) fn policy_field(&self) -> Bytes {
-        self.iter().map(RateLimit::policy_item).collect::<Vec<_>>().join(", ").into()
+        self.iter()
+            .map(RateLimit::policy_item)
+            .collect::<Vec<_>>()
+            .join(", ")
+            .into()
     }
 
     /// The limits, in order.

@@ -13,12 +13,19 @@ pub struct LimitReport {
 
 impl LimitReport {
     pub(crate) fn new(base: RateLimits, route: RateLimits, decision: Decision) -> Self {
-        Self { base, route, decision }
+        Self {
+            base,
+            route,
+            decision,
+        }
     }
 
     /// Each limit and how it stands.
     pub fn iter(&self) -> impl Iterator<Item = (&RateLimit, &LimitStatus)> + Clone {
-        self.base.iter().chain(&self.route).zip(self.decision.statuses())
+        self.base
+            .iter()
+            .chain(&self.route)
+            .zip(self.decision.statuses())
     }
 
     /// Whether there was no limit at all.
@@ -28,7 +35,9 @@ impl LimitReport {
 
     /// The limits that the request would have exceeded.
     pub fn violated(&self) -> impl Iterator<Item = &RateLimit> {
-        self.iter().filter(|(_, status)| !status.is_admitted()).map(|(limit, _)| limit)
+        self.iter()
+            .filter(|(_, status)| !status.is_admitted())
+            .map(|(limit, _)| limit)
     }
 
     /// How long until a request of the same cost is admitted by all, if nothing else is spent.

@@ -25,14 +25,20 @@ pub struct CredentialSources {
 
 impl Default for CredentialSources {
     fn default() -> Self {
-        Self::none().scheme("Bearer").header(HeaderName::from_static("x-api-key"))
+        Self::none()
+            .scheme("Bearer")
+            .header(HeaderName::from_static("x-api-key"))
     }
 }
 
 impl CredentialSources {
     /// No source: add those that shall be looked at.
     pub const fn none() -> Self {
-        Self { schemes: Vec::new(), headers: Vec::new(), query: Vec::new() }
+        Self {
+            schemes: Vec::new(),
+            headers: Vec::new(),
+            query: Vec::new(),
+        }
     }
 
     /// The `Authorization` header with this scheme, in upper or lower case.
@@ -55,7 +61,10 @@ impl CredentialSources {
     ///
     /// When `name` is `Authorization`, which takes a [`scheme`](Self::scheme).
     pub fn header(mut self, name: HeaderName) -> Self {
-        assert!(name != AUTHORIZATION, "keys in `Authorization` need a scheme");
+        assert!(
+            name != AUTHORIZATION,
+            "keys in `Authorization` need a scheme"
+        );
         self.headers.push(name);
         self
     }
@@ -109,7 +118,9 @@ impl CredentialSources {
                     *request.uri_mut() = uri;
                 }
                 #[cfg(feature = "axum")]
-                if let Some(original) = request.extensions_mut().get_mut::<axum::extract::OriginalUri>()
+                if let Some(original) = request
+                    .extensions_mut()
+                    .get_mut::<axum::extract::OriginalUri>()
                     && let Some(uri) = self.without_parameters(&original.0)
                 {
                     original.0 = uri;
@@ -134,9 +145,16 @@ impl CredentialSources {
     /// scheme is another one: then it is no credential of ours.
     fn after_scheme<'a>(&self, line: &'a HeaderValue) -> Option<&'a [u8]> {
         let line = line.as_bytes();
-        let end = line.iter().position(|&byte| byte == b' ').unwrap_or(line.len());
+        let end = line
+            .iter()
+            .position(|&byte| byte == b' ')
+            .unwrap_or(line.len());
         let (scheme, mut rest) = line.split_at(end);
-        if !self.schemes.iter().any(|ours| scheme.eq_ignore_ascii_case(ours.as_bytes())) {
+        if !self
+            .schemes
+            .iter()
+            .any(|ours| scheme.eq_ignore_ascii_case(ours.as_bytes()))
+        {
             return None;
         }
         while let [b' ', after @ ..] = rest {
@@ -191,7 +209,9 @@ impl<'s, 'r> Found<'s, 'r> {
 }
 
 fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
-    query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+    query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
 /// The client's address, in a request's extensions. Put it there where axum's `ConnectInfo` is not

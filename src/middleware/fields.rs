@@ -22,7 +22,10 @@ pub(super) struct NestedReports(Vec<(Realm, LimitReport)>);
 
 impl NestedReports {
     pub(super) fn add(extensions: &mut Extensions, realm: Realm, report: LimitReport) {
-        extensions.get_or_insert_default::<Self>().0.push((realm, report));
+        extensions
+            .get_or_insert_default::<Self>()
+            .0
+            .push((realm, report));
     }
 
     /// Takes the reports of the layers of one service.
@@ -30,7 +33,9 @@ impl NestedReports {
         let Some(all) = extensions.get_mut::<Self>() else {
             return Self::default();
         };
-        let (ours, others) = std::mem::take(&mut all.0).into_iter().partition(|(of, _)| *of == realm);
+        let (ours, others) = std::mem::take(&mut all.0)
+            .into_iter()
+            .partition(|(of, _)| *of == realm);
         all.0 = others;
         Self(ours)
     }
@@ -62,7 +67,11 @@ pub(super) fn write_limits(
         append(headers, &RATELIMIT_POLICY, field);
     }
     if !report.route().is_empty() {
-        append(headers, &RATELIMIT_POLICY, policy.route_policy_field.clone());
+        append(
+            headers,
+            &RATELIMIT_POLICY,
+            policy.route_policy_field.clone(),
+        );
     }
     write_state(headers, policy, report.iter());
 }
@@ -75,14 +84,22 @@ fn write_merged(
     nested: &NestedReports,
 ) {
     let mut merged: Vec<(&RateLimit, &LimitStatus)> = Vec::new();
-    for (limit, status) in [report].into_iter().chain(nested.0.iter().map(|(_, r)| r)).flat_map(LimitReport::iter) {
+    for (limit, status) in [report]
+        .into_iter()
+        .chain(nested.0.iter().map(|(_, r)| r))
+        .flat_map(LimitReport::iter)
+    {
         match merged.iter_mut().find(|(known, _)| *known == limit) {
             Some((_, known)) => *known = status,
             None => merged.push((limit, status)),
         }
     }
     let policies = merged.iter().map(|(limit, _)| limit.policy_item());
-    append(headers, &RATELIMIT_POLICY, policies.collect::<Vec<_>>().join(", ").into());
+    append(
+        headers,
+        &RATELIMIT_POLICY,
+        policies.collect::<Vec<_>>().join(", ").into(),
+    );
     write_state(headers, policy, merged.into_iter());
 }
 

@@ -56,11 +56,17 @@ where
     S: Service<Request<B>>,
 {
     pub(super) fn inner(future: S::Future, after: After) -> Self {
-        Self { state: State::Inner { future, after } }
+        Self {
+            state: State::Inner { future, after },
+        }
     }
 
     pub(super) fn refused(response: S::Response) -> Self {
-        Self { state: State::Refused { response: Some(response) } }
+        Self {
+            state: State::Refused {
+                response: Some(response),
+            },
+        }
     }
 
     pub(super) fn lookup(
@@ -70,8 +76,15 @@ where
         arrival: Arrival,
         policy: Arc<Policy>,
     ) -> Self {
-        let waiting = Some(Waiting { service, request, arrival, policy });
-        Self { state: State::Lookup { lookup, waiting } }
+        let waiting = Some(Waiting {
+            service,
+            request,
+            arrival,
+            policy,
+        });
+        Self {
+            state: State::Lookup { lookup, waiting },
+        }
     }
 }
 
@@ -88,12 +101,19 @@ where
             let next = match state.as_mut().project() {
                 StateProjection::Lookup { lookup, waiting } => {
                     let verdict = ready!(lookup.as_mut().poll(cx));
-                    let Waiting { mut service, mut request, arrival, policy } =
-                        waiting.take().expect("a lookup ends once");
+                    let Waiting {
+                        mut service,
+                        mut request,
+                        arrival,
+                        policy,
+                    } = waiting.take().expect("a lookup ends once");
                     match verdict {
                         Ok(verified) => {
                             let after = admit(verified, arrival, &policy, &mut request);
-                            State::Inner { future: service.call(request), after }
+                            State::Inner {
+                                future: service.call(request),
+                                after,
+                            }
                         }
                         Err(denial) => {
                             let response = Some(refuse(&policy, denial, request, false));
@@ -131,9 +151,17 @@ pub(super) enum After {
     #[default]
     Nothing,
     /// The outermost layer of these keys writes the headers.
-    Root { principal: KeyPrincipal, limits: LimitReport, arrival: Arrival, policy: Arc<Policy> },
+    Root {
+        principal: KeyPrincipal,
+        limits: LimitReport,
+        arrival: Arrival,
+        policy: Arc<Policy>,
+    },
     /// A nested one tells it what to write.
-    Nested { principal: KeyPrincipal, limits: LimitReport },
+    Nested {
+        principal: KeyPrincipal,
+        limits: LimitReport,
+    },
 }
 
 impl After {
@@ -143,20 +171,33 @@ impl After {
         arrival: Arrival,
         policy: &Arc<Policy>,
     ) -> Self {
-        Self::Root { principal: principal.clone(), limits, arrival, policy: Arc::clone(policy) }
+        Self::Root {
+            principal: principal.clone(),
+            limits,
+            arrival,
+            policy: Arc::clone(policy),
+        }
     }
 
     pub(super) fn nested(principal: &KeyPrincipal, limits: LimitReport) -> Self {
         if limits.is_empty() {
             return Self::Nothing;
         }
-        Self::Nested { principal: principal.clone(), limits }
+        Self::Nested {
+            principal: principal.clone(),
+            limits,
+        }
     }
 
     fn apply<B>(&mut self, response: &mut Response<B>) {
         match std::mem::take(self) {
             Self::Nothing => {}
-            Self::Root { principal, limits, arrival, policy } => {
+            Self::Root {
+                principal,
+                limits,
+                arrival,
+                policy,
+            } => {
                 let nested = NestedReports::take(response.extensions_mut(), principal.realm);
                 let headers = response.headers_mut();
                 write_limits(headers, &policy, Some(&principal), &limits, &nested);

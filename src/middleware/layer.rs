@@ -2,8 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::Response;
+use http::request::Parts;
 use tower_layer::Layer;
 
 use super::response::DEFAULT_REALM;
@@ -73,7 +73,9 @@ impl ApiKeyLayer {
             default_policy_field: Bytes::new(),
             route_policy_field: Bytes::new(),
         };
-        Self { policy: Arc::new(policy) }
+        Self {
+            policy: Arc::new(policy),
+        }
     }
 
     /// Requires these scopes, all of them, beside those required already.
@@ -94,7 +96,10 @@ impl ApiKeyLayer {
         let format = self.policy.verifier.format();
         let known = prefixes.into_iter().inspect(|prefix| {
             let prefix = prefix.as_ref();
-            assert!(format.has_prefix(prefix), "the key format has no prefix {prefix:?}");
+            assert!(
+                format.has_prefix(prefix),
+                "the key format has no prefix {prefix:?}"
+            );
         });
         self.with_needs(|needs| needs.accept_prefixes(known))
     }
@@ -108,7 +113,10 @@ impl ApiKeyLayer {
         let format = self.policy.verifier.format();
         let known = names.into_iter().inspect(|name| {
             let name = name.as_ref();
-            assert!(format.has_environment(name), "the key format has no environment {name:?}");
+            assert!(
+                format.has_environment(name),
+                "the key format has no environment {name:?}"
+            );
         });
         self.with_needs(|needs| needs.environments(known))
     }
@@ -180,7 +188,10 @@ impl ApiKeyLayer {
     /// When it has a character other than visible ASCII and spaces, or a quote or backslash.
     pub fn realm(&self, realm: &str) -> Self {
         let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-        assert!(realm.bytes().all(plain), "invalid realm {realm:?}: use visible ASCII, no quotes");
+        assert!(
+            realm.bytes().all(plain),
+            "invalid realm {realm:?}: use visible ASCII, no quotes"
+        );
         self.with(|policy| policy.realm = realm.into())
     }
 
@@ -201,7 +212,10 @@ impl ApiKeyLayer {
     /// ```
     pub fn on_denial<F>(&self, hook: F) -> Self
     where
-        F: Fn(&Denial, &Parts, Response<DenialBody>) -> Response<DenialBody> + Send + Sync + 'static,
+        F: Fn(&Denial, &Parts, Response<DenialBody>) -> Response<DenialBody>
+            + Send
+            + Sync
+            + 'static,
     {
         self.with(|policy| policy.hook = Some(Arc::new(hook)))
     }
@@ -217,7 +231,9 @@ impl ApiKeyLayer {
     fn with(&self, change: impl FnOnce(&mut Policy)) -> Self {
         let mut policy = (*self.policy).clone();
         change(&mut policy);
-        Self { policy: Arc::new(policy) }
+        Self {
+            policy: Arc::new(policy),
+        }
     }
 }
 
@@ -228,7 +244,6 @@ impl<S> Layer<S> for ApiKeyLayer {
         ApiKeyService::new(inner, Arc::clone(&self.policy))
     }
 }
-
 
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -42,7 +42,11 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
 /// the body, RFC 6585 §4 for 429.
 pub(crate) fn answer(denial: &Denial, realm: &str) -> Response<DenialBody> {
     let kind = denial.kind();
-    let violated: Vec<_> = denial.limits().violated().map(crate::RateLimit::name).collect();
+    let violated: Vec<_> = denial
+        .limits()
+        .violated()
+        .map(crate::RateLimit::name)
+        .collect();
     let mut response = problem(&Problem {
         r#type: match kind {
             DenialKind::RateLimited => {
@@ -68,7 +72,14 @@ pub(crate) fn answer(denial: &Denial, realm: &str) -> Response<DenialBody> {
 
 /// A problem (RFC 9457) that no cache keeps.
 pub(crate) fn problem(problem: &Problem<'_>) -> Response<DenialBody> {
-    let Problem { r#type, status, code, detail, field, violated_policies } = problem;
+    let Problem {
+        r#type,
+        status,
+        code,
+        detail,
+        field,
+        violated_policies,
+    } = problem;
     let body = serde_json::to_vec(&ProblemBody {
         r#type,
         title: status.canonical_reason().unwrap_or_default(),
@@ -82,7 +93,10 @@ pub(crate) fn problem(problem: &Problem<'_>) -> Response<DenialBody> {
     let mut response = Response::new(DenialBody::from(Bytes::from(body.unwrap_or_default())));
     *response.status_mut() = *status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
@@ -135,7 +149,9 @@ fn status(kind: DenialKind) -> StatusCode {
 /// RFC 6750 §3.
 fn challenge(denial: &Denial, realm: &str) -> Option<HeaderValue> {
     let error = match denial.kind() {
-        DenialKind::MissingKey => return HeaderValue::try_from(format!("Bearer realm=\"{realm}\"")).ok(),
+        DenialKind::MissingKey => {
+            return HeaderValue::try_from(format!("Bearer realm=\"{realm}\"")).ok();
+        }
         DenialKind::InvalidRequest => "invalid_request",
         DenialKind::InvalidKey => "invalid_token",
         DenialKind::InsufficientScope => "insufficient_scope",
@@ -143,7 +159,11 @@ fn challenge(denial: &Denial, realm: &str) -> Option<HeaderValue> {
     };
     let mut challenge = format!("Bearer realm=\"{realm}\", error=\"{error}\"");
     if denial.kind() == DenialKind::InsufficientScope {
-        let scopes: Vec<_> = denial.required_scopes().iter().map(crate::Scope::as_str).collect();
+        let scopes: Vec<_> = denial
+            .required_scopes()
+            .iter()
+            .map(crate::Scope::as_str)
+            .collect();
         challenge.push_str(&format!(", scope=\"{}\"", scopes.join(" ")));
     }
     HeaderValue::try_from(challenge).ok()
@@ -155,7 +175,11 @@ fn log(denial: &Denial) {
     let key = key.as_ref().map(tracing::field::display);
     if denial.kind() == DenialKind::Unavailable {
         let error = denial.source();
-        tracing::error!(reason, error, "a request was refused because keys cannot be looked up");
+        tracing::error!(
+            reason,
+            error,
+            "a request was refused because keys cannot be looked up"
+        );
     } else {
         tracing::info!(reason, key.id = key, "a request was refused");
     }

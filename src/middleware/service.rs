@@ -5,11 +5,11 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{HeaderName, Method, Request, Response};
 use tower_service::Service;
 
+use super::DenialBody;
 use super::credential::{Found, Source, client_address};
 use super::future::{After, ResponseFuture};
 use super::layer::Policy;
 use super::response::refuse;
-use super::DenialBody;
 use crate::denial::{Denial, DenialReason};
 use crate::principal::KeyPrincipal;
 use crate::verify::{Attempt, Step, Verified};
@@ -100,7 +100,10 @@ where
             Step::Lookup(candidates) => {
                 let policy = Arc::clone(&self.policy);
                 let lookup = Box::pin(async move {
-                    policy.verifier.look_up(candidates, address, &policy.needs).await
+                    policy
+                        .verifier
+                        .look_up(candidates, address, &policy.needs)
+                        .await
                 });
                 // The service that was made ready is the one to be called, when the time comes;
                 // a clone of it, which is not ready, takes its place.
@@ -157,5 +160,7 @@ pub(super) fn admit<B>(
 fn is_preflight<B>(request: &Request<B>) -> bool {
     *request.method() == Method::OPTIONS
         && request.headers().contains_key(ORIGIN)
-        && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+        && request
+            .headers()
+            .contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }

@@ -101,7 +101,10 @@ impl<S> Builder<S> {
     ///
     /// When `interval` is zero.
     pub fn flush_interval(mut self, interval: Duration) -> Self {
-        assert!(!interval.is_zero(), "use is gathered so that it need not be written all the time");
+        assert!(
+            !interval.is_zero(),
+            "use is gathered so that it need not be written all the time"
+        );
         self.flush_interval = interval;
         self
     }
@@ -119,7 +122,9 @@ impl<S> Builder<S> {
             usage,
             realm: Realm::new(),
         };
-        Verifier { parts: Arc::new(parts) }
+        Verifier {
+            parts: Arc::new(parts),
+        }
     }
 }
 
@@ -145,7 +150,12 @@ impl<S: KeyRepository + Clone> Builder<S> {
         let parts = Arc::downgrade(&verifier.parts);
         let flusher = tokio::spawn(flush_regularly(parts, Arc::clone(&repository), interval));
         let flusher = Arc::new(flusher.abort_handle());
-        ApiKeys { repository, verifier, flusher, actor: None }
+        ApiKeys {
+            repository,
+            verifier,
+            flusher,
+            actor: None,
+        }
     }
 }
 
@@ -162,7 +172,10 @@ async fn flush_regularly(
         // In a task of its own: to abort this one must not abort a write.
         let written = tokio::spawn(async move { flush(&verifier, &*repository).await }).await;
         if let Ok(Err(error)) = written {
-            tracing::warn!(error = &error as &dyn std::error::Error, "use was not written yet");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "use was not written yet"
+            );
         }
     }
 }

@@ -47,7 +47,12 @@ impl KeyError {
     pub(crate) fn invalid(field: impl Into<String>, reason: impl fmt::Display) -> Self {
         let field = field.into();
         let message = format!("{field}: {reason}");
-        Self { kind: KeyErrorKind::Invalid, field: Some(field), message, source: None }
+        Self {
+            kind: KeyErrorKind::Invalid,
+            field: Some(field),
+            message,
+            source: None,
+        }
     }
 
     pub(super) fn not_found(id: KeyId) -> Self {
@@ -55,11 +60,17 @@ impl KeyError {
     }
 
     pub(super) fn revoked(id: KeyId) -> Self {
-        Self::of(KeyErrorKind::Revoked, format!("key {id} is revoked for good; issue a new one"))
+        Self::of(
+            KeyErrorKind::Revoked,
+            format!("key {id} is revoked for good; issue a new one"),
+        )
     }
 
     pub(super) fn expired(id: KeyId) -> Self {
-        Self::of(KeyErrorKind::Expired, format!("key {id} has expired for good; issue a new one"))
+        Self::of(
+            KeyErrorKind::Expired,
+            format!("key {id} has expired for good; issue a new one"),
+        )
     }
 
     pub(super) fn contended(id: KeyId) -> Self {
@@ -68,7 +79,12 @@ impl KeyError {
     }
 
     fn of(kind: KeyErrorKind, message: String) -> Self {
-        Self { kind, field: None, message, source: None }
+        Self {
+            kind,
+            field: None,
+            message,
+            source: None,
+        }
     }
 }
 
@@ -78,7 +94,12 @@ impl From<StoreError> for KeyError {
             StoreErrorKind::Duplicate => KeyErrorKind::Duplicate,
             _ => KeyErrorKind::Store,
         };
-        Self { kind, field: None, message: source.to_string(), source: Some(source) }
+        Self {
+            kind,
+            field: None,
+            message: source.to_string(),
+            source: Some(source),
+        }
     }
 }
 

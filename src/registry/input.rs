@@ -28,7 +28,10 @@ pub struct NewKey {
 impl NewKey {
     /// A key called `name`: 1 to 200 characters, no control characters.
     pub fn named(name: impl Into<String>) -> Self {
-        Self { name: name.into(), ..Self::default() }
+        Self {
+            name: name.into(),
+            ..Self::default()
+        }
     }
 
     /// Whom it belongs to: 1 to 200 characters, no control characters. Default: nobody.
@@ -87,13 +90,23 @@ impl NewKey {
         format: &KeyFormat,
         now: Timestamp,
     ) -> Result<KeyRecord, KeyError> {
-        let prefix = self.prefix.unwrap_or_else(|| format.default_prefix().to_owned());
+        let prefix = self
+            .prefix
+            .unwrap_or_else(|| format.default_prefix().to_owned());
         if !format.has_prefix(&prefix) {
-            return Err(KeyError::invalid("prefix", "the key format has no such prefix"));
+            return Err(KeyError::invalid(
+                "prefix",
+                "the key format has no such prefix",
+            ));
         }
-        let environment = self.environment.unwrap_or_else(|| format.default_environment().to_owned());
+        let environment = self
+            .environment
+            .unwrap_or_else(|| format.default_environment().to_owned());
         if !format.has_environment(&environment) {
-            return Err(KeyError::invalid("environment", "the key format has no such environment"));
+            return Err(KeyError::invalid(
+                "environment",
+                "the key format has no such environment",
+            ));
         }
         if let Some(owner) = &self.owner {
             check_text("owner", owner)?;
@@ -111,7 +124,10 @@ impl NewKey {
             allowed_addresses: checked_addresses(self.allowed_addresses)?,
             enabled: true,
             created_at: now,
-            expires_at: self.expires_at.map(|end| checked_end(end, now)).transpose()?,
+            expires_at: self
+                .expires_at
+                .map(|end| checked_end(end, now))
+                .transpose()?,
             revoked_at: None,
         })
     }
@@ -218,7 +234,10 @@ pub(super) fn imported_credential(
     now: Timestamp,
 ) -> Result<Credential, KeyError> {
     if start.len() > 32 || !start.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(KeyError::invalid("start", "at most 32 visible ASCII characters are allowed"));
+        return Err(KeyError::invalid(
+            "start",
+            "at most 32 visible ASCII characters are allowed",
+        ));
     }
     Ok(Credential {
         digest,
@@ -247,7 +266,10 @@ fn check_text(field: &str, text: &str) -> Result<(), KeyError> {
         return Err(KeyError::invalid(field, "1 to 200 characters are needed"));
     }
     if text.chars().any(char::is_control) {
-        return Err(KeyError::invalid(field, "control characters are not allowed"));
+        return Err(KeyError::invalid(
+            field,
+            "control characters are not allowed",
+        ));
     }
     Ok(())
 }
@@ -267,7 +289,11 @@ fn checked_limits(limits: Vec<RateLimit>) -> Result<RateLimits, KeyError> {
 
 fn checked_end(end: Timestamp, now: Timestamp) -> Result<Timestamp, KeyError> {
     let end = to_microseconds(end);
-    if end > now { Ok(end) } else { Err(KeyError::invalid("expires_at", "it must be in the future")) }
+    if end > now {
+        Ok(end)
+    } else {
+        Err(KeyError::invalid("expires_at", "it must be in the future"))
+    }
 }
 
 fn checked_metadata(
@@ -294,7 +320,10 @@ fn checked_metadata(
 
 fn checked_addresses(networks: Vec<IpNet>) -> Result<Vec<IpNet>, KeyError> {
     if networks.len() > MAX_ADDRESSES {
-        return Err(KeyError::invalid("allowed_addresses", "at most 100 networks are allowed"));
+        return Err(KeyError::invalid(
+            "allowed_addresses",
+            "at most 100 networks are allowed",
+        ));
     }
     Ok(networks)
 }

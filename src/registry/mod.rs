@@ -26,7 +26,9 @@ pub use error::{KeyError, KeyErrorKind};
 pub use input::{KeyUpdate, NewKey};
 
 use crate::key::{ApiKey, KeyDigest};
-use crate::record::{Credential, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket};
+use crate::record::{
+    Credential, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket,
+};
 use crate::store::{KeyChange, KeyFilter, KeyPage, KeyRepository, StoreError};
 use crate::verify::Verifier;
 
@@ -77,7 +79,10 @@ impl ApiKeys {
     /// The same keys, with `actor` written into the audit trail as the one who makes the changes:
     /// the id of the acting key, or any other name.
     pub fn acting_as(&self, actor: impl fmt::Display) -> Self {
-        Self { actor: Some(actor.to_string().into()), ..self.clone() }
+        Self {
+            actor: Some(actor.to_string().into()),
+            ..self.clone()
+        }
     }
 
     /// Makes a key with its first credential and reveals the secret, once.
@@ -89,7 +94,9 @@ impl ApiKeys {
         let now = self.now();
         let record = new.into_record(self.verifier.format(), now)?;
         let (secret, credential) = self.new_credential(&record, now)?;
-        let key = self.insert(record, credential, EventAction::Issued, now).await?;
+        let key = self
+            .insert(record, credential, EventAction::Issued, now)
+            .await?;
         Ok(Issued { secret, key })
     }
 
@@ -112,7 +119,8 @@ impl ApiKeys {
         let now = self.now();
         let record = new.into_record(self.verifier.format(), now)?;
         let credential = input::imported_credential(digest, start, now)?;
-        self.insert(record, credential, EventAction::Imported, now).await
+        self.insert(record, credential, EventAction::Imported, now)
+            .await
     }
 
     /// The key with this id and all its credentials.
@@ -121,7 +129,10 @@ impl ApiKeys {
     ///
     /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Store`].
     pub async fn get(&self, id: KeyId) -> Result<Key, KeyError> {
-        self.repository.get(id).await?.ok_or_else(|| KeyError::not_found(id))
+        self.repository
+            .get(id)
+            .await?
+            .ok_or_else(|| KeyError::not_found(id))
     }
 
     /// The keys that fit `filter`, newest first, a page at a time.
@@ -213,7 +224,10 @@ impl ApiKeys {
             if key.record.revoked_at.is_some() {
                 return Ok(Plan::unchanged(()));
             }
-            let record = KeyRecord { revoked_at: Some(now), ..key.record.clone() };
+            let record = KeyRecord {
+                revoked_at: Some(now),
+                ..key.record.clone()
+            };
             Ok(Plan::change(record, EventAction::Revoked, ()))
         };
         self.change(id, plan).await.map(|(key, ())| key)
@@ -313,9 +327,15 @@ impl ApiKeys {
             let event = this.event(record.id, action, now);
             let inserted = this.repository.insert(&record, &credential, &event).await;
             // Also after an error: it may have been written all the same.
-            this.verifier.parts.cache.invalidate(record.id, &[credential.digest]);
+            this.verifier
+                .parts
+                .cache
+                .invalidate(record.id, &[credential.digest]);
             inserted?;
-            Ok(Key { record, credentials: vec![credential] })
+            Ok(Key {
+                record,
+                credentials: vec![credential],
+            })
         })
         .await
     }
@@ -331,13 +351,23 @@ impl ApiKeys {
             for _ in 0..Self::ATTEMPTS {
                 let now = this.now();
                 let mut key = this.get(id).await?;
-                let Plan { change, end_credentials_at, add_credential, output } = plan(&key, now)?;
+                let Plan {
+                    change,
+                    end_credentials_at,
+                    add_credential,
+                    output,
+                } = plan(&key, now)?;
                 let Some((mut record, action)) = change else {
                     return Ok((key, output));
                 };
                 record.version += 1;
                 let event = this.event(id, action, now);
-                let change = KeyChange { record, end_credentials_at, add_credential, event };
+                let change = KeyChange {
+                    record,
+                    end_credentials_at,
+                    add_credential,
+                    event,
+                };
                 let applied = this.repository.apply(&change).await;
                 let digests = change.add_credential.as_ref().map(|added| added.digest);
                 // Also after an error: it may have been written all the same.
@@ -354,7 +384,12 @@ impl ApiKeys {
     }
 
     fn event(&self, key: KeyId, action: EventAction, at: Timestamp) -> KeyEvent {
-        KeyEvent { key, at, action, actor: self.actor.as_deref().map(str::to_owned) }
+        KeyEvent {
+            key,
+            at,
+            action,
+            actor: self.actor.as_deref().map(str::to_owned),
+        }
     }
 }
 
@@ -368,11 +403,19 @@ struct Plan<T> {
 
 impl<T> Plan<T> {
     fn unchanged(output: T) -> Self {
-        Self { change: None, end_credentials_at: None, add_credential: None, output }
+        Self {
+            change: None,
+            end_credentials_at: None,
+            add_credential: None,
+            output,
+        }
     }
 
     fn change(record: KeyRecord, action: EventAction, output: T) -> Self {
-        Self { change: Some((record, action)), ..Self::unchanged(output) }
+        Self {
+            change: Some((record, action)),
+            ..Self::unchanged(output)
+        }
     }
 }
 
