@@ -6,6 +6,8 @@ pub mod limit;
 pub mod record;
 pub mod scope;
 pub mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use clock::{Clock, Moment, SystemClock};
 pub use key::{

@@ -1,0 +1,3 @@
+//! For tests, with the feature `testing`.
+
+pub mod conformance;
