@@ -103,6 +103,12 @@ pub(super) fn micros(time: Timestamp) -> i64 {
     saturating(time.as_nanosecond().div_euclid(1_000))
 }
 
+/// The time that was stored as `micros`. `Timestamp::from_microsecond` refuses the last second that
+/// a timestamp can have.
+fn timestamp(micros: i64) -> Result<Timestamp, jiff::Error> {
+    Timestamp::from_nanosecond(i128::from(micros) * 1_000)
+}
+
 /// The first stored time that is not before `time`: what a range has to be compared with.
 pub(super) fn micros_from(time: Timestamp) -> i64 {
     saturating(-(-time.as_nanosecond()).div_euclid(1_000))
@@ -114,7 +120,7 @@ pub(super) fn saturating(count: impl TryInto<i64>) -> i64 {
 }
 
 fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp, UnreadableColumn> {
-    parsed(row, column, Timestamp::from_microsecond)
+    parsed(row, column, timestamp)
 }
 
 fn optional_time(
@@ -122,7 +128,7 @@ fn optional_time(
     column: &'static str,
 ) -> Result<Option<Timestamp>, UnreadableColumn> {
     parsed(row, column, |micros: Option<i64>| {
-        micros.map(Timestamp::from_microsecond).transpose()
+        micros.map(timestamp).transpose()
     })
 }
 
@@ -185,7 +191,7 @@ mod tests {
         assert_eq!((micros(nanos(2_000)), micros_from(nanos(2_000))), (2, 2));
         assert_eq!((micros(nanos(-1)), micros_from(nanos(-1))), (-1, 0));
         for edge in [Timestamp::MIN, Timestamp::MAX] {
-            assert!(Timestamp::from_microsecond(micros(edge)).is_ok());
+            assert!(timestamp(micros(edge)).is_ok());
         }
     }
 

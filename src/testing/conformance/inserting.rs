@@ -102,7 +102,8 @@ pub(super) async fn times_are_kept_to_the_microsecond(store: Store) {
         1_767_225_600_123_456,
         253_402_207_200_999_999,
     ] {
-        let time = Timestamp::from_microsecond(micros).expect("the year 9999 is within range");
+        let time =
+            Timestamp::from_nanosecond(micros * 1_000).expect("the year 9999 is within range");
         let mut record = record();
         record.created_at = time;
         record.expires_at = Some(time);
