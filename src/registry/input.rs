@@ -85,7 +85,7 @@ impl NewKey {
         self
     }
 
-    pub(super) fn into_record(
+    pub(crate) fn into_record(
         self,
         format: &KeyFormat,
         now: Timestamp,

@@ -165,8 +165,8 @@ impl KeyRepository for MemoryStore {
                     allowed: 0,
                     denied: 0,
                 });
-            bucket.allowed += delta.allowed;
-            bucket.denied += delta.denied;
+            bucket.allowed = bucket.allowed.saturating_add(delta.allowed);
+            bucket.denied = bucket.denied.saturating_add(delta.denied);
             let used = key
                 .credentials
                 .iter_mut()

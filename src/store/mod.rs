@@ -116,9 +116,10 @@ pub struct KeyChange {
 }
 
 impl KeyChange {
-    /// The version that the stored key must have for the change to apply.
+    /// The version that the stored key must have for the change to apply. 0, which no stored key
+    /// has, where `record.version` is not above 1.
     pub fn expected_version(&self) -> u64 {
-        self.record.version - 1
+        self.record.version.saturating_sub(1)
     }
 }
 

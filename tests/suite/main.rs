@@ -1,1 +1,4 @@
-fn main() {}
+//! The crate's behaviour, through its public interface.
+
+mod sqlite;
+mod stores;

@@ -1,0 +1,150 @@
+//! Keys in SQLite: one writer, several readers, one transaction for each change.
+
+mod migrations;
+mod open;
+mod read;
+mod rows;
+mod write;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::SqlitePool;
+
+use super::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
+use crate::key::KeyDigest;
+use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
+
+/// Keys in an SQLite database. Clones share the connections.
+///
+/// The tables' names begin with `tower_api_key_`, so the database can be the application's own;
+/// they are made and brought up to date when the store is opened, by any number of processes at
+/// once. Ids are text, times are microseconds since the Unix epoch, and scopes, limits, metadata
+/// and addresses are JSON.
+///
+/// What has returned is on the disk: a revocation survives a power cut. Several processes can
+/// open one file, on one machine; each sees at once what another has written.
+#[derive(Clone)]
+pub struct SqliteStore {
+    readers: SqlitePool,
+    /// A pool of one connection, so that writes queue here and not at SQLite's file lock, where
+    /// they would poll.
+    writer: SqlitePool,
+    shares_pool: bool,
+}
+
+impl SqliteStore {
+    /// Opens a database, and makes the file where it is missing, but not its directory.
+    ///
+    /// `database` is a path (`keys.db`), a URL (`sqlite:keys.db`, with sqlx's query parameters),
+    /// or `sqlite::memory:` for a database that lives as long as this store and its clones.
+    ///
+    /// A file is put into WAL mode and synchronized on every commit. A write that another process
+    /// blocks for five seconds fails.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Unavailable`](super::StoreErrorKind::Unavailable) when `database` names
+    /// no SQLite database, it cannot be opened, or it was written by a later version of this crate.
+    pub async fn open(database: &str) -> Result<Self, StoreError> {
+        let options = open::options(database)?;
+        let writer = open::writer(&options).await?;
+        migrations::run(&writer).await?;
+        let readers = if open::in_memory(database) {
+            // A database in memory belongs to its one connection.
+            writer.clone()
+        } else {
+            open::readers(&options)
+        };
+        Ok(Self {
+            readers,
+            writer,
+            shares_pool: false,
+        })
+    }
+
+    /// Keeps keys in the database of an application's own pool, beside its tables and its
+    /// migrations.
+    ///
+    /// The pool's settings stay as they are: leave `synchronous` at SQLite's default, `FULL`, so
+    /// that a revocation survives a power cut, `foreign_keys` at sqlx's default, on, and choose
+    /// WAL mode so that reads do not wait for writes. A pool of `sqlite::memory:` needs
+    /// `max_connections(1)` and neither an idle timeout nor a maximum lifetime.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreErrorKind::Unavailable`](super::StoreErrorKind::Unavailable) when the tables cannot
+    /// be made, or were made by a later version of this crate.
+    pub async fn from_pool(pool: SqlitePool) -> Result<Self, StoreError> {
+        migrations::run(&pool).await?;
+        Ok(Self {
+            readers: pool.clone(),
+            writer: pool,
+            shares_pool: true,
+        })
+    }
+
+    /// Closes the connections, after what they are doing; later calls on any clone fail. A pool
+    /// that was given to [`SqliteStore::from_pool`] stays open.
+    pub async fn close(&self) {
+        if !self.shares_pool {
+            self.readers.close().await;
+            self.writer.close().await;
+        }
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl KeyStore for SqliteStore {
+    async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        read::find(&self.readers, digest).await
+    }
+}
+
+#[async_trait]
+impl KeyRepository for SqliteStore {
+    async fn insert(
+        &self,
+        record: &KeyRecord,
+        credential: &Credential,
+        event: &KeyEvent,
+    ) -> Result<(), StoreError> {
+        write::insert(&self.writer, record, credential, event).await
+    }
+
+    async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        read::key(&self.readers, id).await
+    }
+
+    async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
+        read::page(&self.readers, filter).await
+    }
+
+    async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
+        write::apply(&self.writer, change).await
+    }
+
+    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+        write::record_usage(&self.writer, batch).await
+    }
+
+    async fn usage(
+        &self,
+        id: KeyId,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<UsageBucket>, StoreError> {
+        read::usage(&self.readers, id, from, to).await
+    }
+
+    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
+        read::events(&self.readers, id, limit).await
+    }
+}

@@ -1,0 +1,114 @@
+use std::num::NonZero;
+use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+
+use crate::store::StoreError;
+
+/// How long to wait for a lock that another process holds, and for a free connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Reads what [`SqliteStore::open`](super::SqliteStore::open) was given.
+pub(super) fn options(database: &str) -> Result<SqliteConnectOptions, StoreError> {
+    if path(database).is_empty() {
+        // To SQLite it would be a temporary database, another one for each connection.
+        return Err(StoreError::unavailable(
+            "no database: give a path, `sqlite:path` or `sqlite::memory:`",
+        ));
+    }
+    if let Some((scheme, _)) = database.split_once("://")
+        && scheme != "sqlite"
+    {
+        let reason = format!("a database of {scheme:?}: SQLite has `sqlite:path`");
+        return Err(StoreError::unavailable(reason));
+    }
+    let options = if in_memory(database) {
+        // Private to its one connection, as SQLite's shared cache has locks of its own.
+        SqliteConnectOptions::new().in_memory(true)
+    } else if database.starts_with("sqlite:") {
+        let named = SqliteConnectOptions::from_str(database).map_err(StoreError::unavailable)?;
+        let chosen = database.split_once('?');
+        let mode_is_chosen = chosen.is_some_and(|(_, query)| query.contains("mode="));
+        if mode_is_chosen {
+            named
+        } else {
+            named.create_if_missing(true)
+        }
+    } else {
+        SqliteConnectOptions::new()
+            .filename(database)
+            .create_if_missing(true)
+    };
+    Ok(options
+        .busy_timeout(PATIENCE)
+        .foreign_keys(true)
+        // In WAL mode `NORMAL` would leave the last commits to a power cut; a revocation that has
+        // returned must not come undone.
+        .synchronous(SqliteSynchronous::Full))
+}
+
+/// Whether the database has no file.
+pub(super) fn in_memory(database: &str) -> bool {
+    path(database) == ":memory:" || database.contains("mode=memory")
+}
+
+fn path(database: &str) -> &str {
+    let named = database.strip_prefix("sqlite:").unwrap_or(database);
+    let named = named.strip_prefix("//").unwrap_or(named);
+    named.split_once('?').map_or(named, |(path, _)| path)
+}
+
+/// The one connection that writes; it also puts the database into WAL mode.
+pub(super) async fn writer(options: &SqliteConnectOptions) -> Result<SqlitePool, StoreError> {
+    let options = options.clone().journal_mode(SqliteJournalMode::Wal);
+    let started = Instant::now();
+    loop {
+        // Where two processes open a new file at once, one may find it locked while the other
+        // changes its mode. SQLite does not wait for that lock, so it is tried again.
+        match lasting()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await
+        {
+            Err(error) if is_busy(&error) && started.elapsed() < PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            outcome => return outcome.map_err(StoreError::unavailable),
+        }
+    }
+}
+
+/// The connections that look keys up, made as they are needed.
+pub(super) fn readers(options: &SqliteConnectOptions) -> SqlitePool {
+    let options = options.clone().pragma("query_only", "ON");
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let most = u32::try_from(processors)
+        .unwrap_or(MOST_READERS)
+        .clamp(2, MOST_READERS);
+    lasting().max_connections(most).connect_lazy_with(options)
+}
+
+/// More would only contend for the processors: a lookup hardly ever waits for the disk.
+const MOST_READERS: u32 = 8;
+
+/// Connections that stay open, with the pages and the statements that they have cached, and, in
+/// memory, with the data.
+fn lasting() -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .acquire_timeout(PATIENCE)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        // There is no network between that could have broken.
+        .test_before_acquire(false)
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    const SQLITE_BUSY: u32 = 5;
+    let code = error.as_database_error().and_then(|error| error.code());
+    // The low byte is the primary code, the rest tells kinds of busy apart.
+    code.and_then(|code| code.parse::<u32>().ok())
+        .is_some_and(|code| code & 0xff == SQLITE_BUSY)
+}

@@ -1,0 +1,176 @@
+//! The lookups. Each is one statement, so each sees one point in time.
+
+use jiff::Timestamp;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Sqlite, SqlitePool};
+
+use super::rows::{self, micros, micros_from, saturating};
+use crate::key::KeyDigest;
+use crate::record::{Key, KeyEvent, KeyId, KeyStatus, UsageBucket};
+use crate::store::{KeyFilter, KeyPage, StoreError, StoredKey};
+
+const FIND: &str = "
+SELECT k.*,
+       c.digest, c.pepper, c.start, c.imported, c.last_used_at,
+       c.created_at AS credential_created_at, c.expires_at AS credential_expires_at
+FROM tower_api_key_credentials AS c
+JOIN tower_api_key_keys AS k USING (key_row)
+WHERE c.digest = ?";
+
+pub(super) async fn find(
+    pool: &SqlitePool,
+    digest: &KeyDigest,
+) -> Result<Option<StoredKey>, StoreError> {
+    let row = sqlx::query(FIND)
+        .bind(&digest.as_bytes()[..])
+        .fetch_optional(pool)
+        .await
+        .map_err(StoreError::unavailable)?;
+    row.map(|row| {
+        Ok(StoredKey {
+            record: rows::record(&row)?,
+            credential: rows::credential(&row)?,
+        })
+    })
+    .transpose()
+}
+
+pub(super) async fn key(pool: &SqlitePool, id: KeyId) -> Result<Option<Key>, StoreError> {
+    let mut query = selected_keys();
+    query.push("id = ").push_bind(id.to_string());
+    let mut keys = fetch_keys(pool, query, 1).await?;
+    Ok(keys.pop())
+}
+
+pub(super) async fn page(pool: &SqlitePool, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
+    let mut query = selected_keys();
+    query.push("TRUE");
+    if let Some(owner) = &filter.owner {
+        query.push(" AND owner = ").push_bind(owner.clone());
+    }
+    if let Some(environment) = &filter.environment {
+        query
+            .push(" AND environment = ")
+            .push_bind(environment.clone());
+    }
+    if let Some((status, now)) = filter.status {
+        push_status(&mut query, status, now);
+    }
+    if let Some(after) = filter.after {
+        query.push(" AND id < ").push_bind(after.to_string());
+    }
+    // One more than asked for tells whether there is a next page.
+    let mut keys = fetch_keys(pool, query, filter.limit.saturating_add(1)).await?;
+    let has_more = keys.len() > filter.limit;
+    keys.truncate(filter.limit);
+    let last = keys.last().map(|key| key.record.id);
+    Ok(KeyPage {
+        keys,
+        next: last.filter(|_| has_more),
+    })
+}
+
+/// The same order of precedence as [`KeyRecord::status`](crate::record::KeyRecord::status).
+fn push_status(query: &mut QueryBuilder<Sqlite>, status: KeyStatus, now: Timestamp) {
+    if status == KeyStatus::Revoked {
+        query.push(" AND revoked_at IS NOT NULL");
+        return;
+    }
+    query.push(" AND revoked_at IS NULL AND ");
+    if status == KeyStatus::Expired {
+        query.push("expires_at <= ").push_bind(micros(now));
+        return;
+    }
+    query
+        .push("(expires_at IS NULL OR expires_at > ")
+        .push_bind(micros(now))
+        .push(") AND enabled = ")
+        .push_bind(status == KeyStatus::Active);
+}
+
+/// The beginning of [`fetch_keys`]' query, to be followed by a condition on the key.
+fn selected_keys() -> QueryBuilder<Sqlite> {
+    QueryBuilder::new("WITH selected AS MATERIALIZED (SELECT * FROM tower_api_key_keys WHERE ")
+}
+
+/// At most `limit` keys of those that `query` selects, newest first, with their credentials.
+async fn fetch_keys(
+    pool: &SqlitePool,
+    mut query: QueryBuilder<Sqlite>,
+    limit: usize,
+) -> Result<Vec<Key>, StoreError> {
+    query
+        .push(" ORDER BY id DESC LIMIT ")
+        .push_bind(saturating(limit))
+        .push(
+            ")
+SELECT k.*,
+       c.digest, c.pepper, c.start, c.imported, c.last_used_at,
+       c.created_at AS credential_created_at, c.expires_at AS credential_expires_at
+FROM selected AS k
+LEFT JOIN tower_api_key_credentials AS c USING (key_row)
+ORDER BY k.id DESC, c.position",
+        );
+    let rows = query
+        .build()
+        .fetch_all(pool)
+        .await
+        .map_err(StoreError::unavailable)?;
+    rows.chunk_by(|row, next| rows::id_text(row) == rows::id_text(next))
+        .map(key_of)
+        .collect()
+}
+
+/// The key of `rows`, one for each of its credentials, or one without where it has none left.
+fn key_of(rows: &[SqliteRow]) -> Result<Key, StoreError> {
+    let with_credential = rows.iter().filter(|row| rows::has_credential(row));
+    Ok(Key {
+        record: rows::record(&rows[0])?,
+        credentials: with_credential
+            .map(rows::credential)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+const USAGE: &str = "
+SELECT hour, allowed, denied
+FROM tower_api_key_usage
+WHERE key_row = (SELECT key_row FROM tower_api_key_keys WHERE id = ?) AND hour >= ? AND hour < ?
+ORDER BY hour";
+
+pub(super) async fn usage(
+    pool: &SqlitePool,
+    id: KeyId,
+    from: Timestamp,
+    to: Timestamp,
+) -> Result<Vec<UsageBucket>, StoreError> {
+    let rows = sqlx::query(USAGE)
+        .bind(id.to_string())
+        .bind(micros_from(from))
+        .bind(micros_from(to))
+        .fetch_all(pool)
+        .await
+        .map_err(StoreError::unavailable)?;
+    rows.iter().map(|row| rows::bucket(row, id)).collect()
+}
+
+const EVENTS: &str = "
+SELECT at, action, actor
+FROM tower_api_key_events
+WHERE key_row = (SELECT key_row FROM tower_api_key_keys WHERE id = ?)
+ORDER BY seq DESC
+LIMIT ?";
+
+pub(super) async fn events(
+    pool: &SqlitePool,
+    id: KeyId,
+    limit: usize,
+) -> Result<Vec<KeyEvent>, StoreError> {
+    let rows = sqlx::query(EVENTS)
+        .bind(id.to_string())
+        .bind(saturating(limit))
+        .fetch_all(pool)
+        .await
+        .map_err(StoreError::unavailable)?;
+    rows.iter().rev().map(|row| rows::event(row, id)).collect()
+}

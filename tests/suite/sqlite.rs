@@ -1,0 +1,409 @@
+//! What `SqliteStore` promises beyond the contracts.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx::{AssertSqlSafe, SqlitePool};
+use tower_api_key::testing::conformance;
+use tower_api_key::{
+    Credential, EventAction, Key, KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyRecord,
+    KeyRepository, KeyStore, RateLimits, ScopeSet, SqliteStore, StoreErrorKind,
+};
+
+#[tokio::test]
+async fn reopening_keeps_the_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    let url = format!("sqlite:{}", path.display());
+    let store = open(&path).await;
+    let key = insert(&store).await;
+    store.close().await;
+    assert_eq!(
+        store.get(key.record.id).await.unwrap_err().kind(),
+        StoreErrorKind::Unavailable,
+        "a closed store cannot tell"
+    );
+    assert!(store.find(&key.credentials[0].digest).await.is_err());
+
+    let store = SqliteStore::open(&url).await.unwrap();
+    assert_eq!(store.get(key.record.id).await.unwrap(), Some(key));
+}
+
+#[tokio::test]
+async fn a_store_in_memory_is_shared_by_its_clones_only() {
+    for memory in ["sqlite::memory:", ":memory:", "sqlite://:memory:"] {
+        let store = SqliteStore::open(memory).await.unwrap();
+        let key = insert(&store).await;
+        let (id, clone) = (key.record.id, store.clone());
+        drop(store);
+        assert_eq!(clone.get(id).await.unwrap(), Some(key));
+        let other = SqliteStore::open(memory).await.unwrap();
+        assert_eq!(other.get(id).await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_database_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing/keys.db");
+    let text = directory.path().join("notes.txt");
+    std::fs::write(
+        &text,
+        "this is not a database, though it is long enough ".repeat(100),
+    )
+    .unwrap();
+    let missing_read_only = format!("sqlite:{}/none.db?mode=rw", directory.path().display());
+    for database in [
+        "",
+        "sqlite:",
+        "sqlite://",
+        "postgres://localhost/keys",
+        &missing_read_only,
+        missing.to_str().unwrap(),
+        text.to_str().unwrap(),
+    ] {
+        let refused = SqliteStore::open(database).await.unwrap_err();
+        assert_eq!(refused.kind(), StoreErrorKind::Unavailable, "{database}");
+        assert!(std::error::Error::source(&refused).is_some(), "{database}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_can_be_opened_by_many_at_once() {
+    for _ in 0..5 {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.db");
+        let opening: Vec<_> = (0..8)
+            .map(|_| {
+                let path = path.clone();
+                tokio::spawn(async move { open(&path).await })
+            })
+            .collect();
+        let mut stores = Vec::new();
+        for store in opening {
+            stores.push(store.await.unwrap());
+        }
+        let key = insert(&stores[0]).await;
+        for store in &stores {
+            assert_eq!(store.get(key.record.id).await.unwrap().as_ref(), Some(&key));
+        }
+    }
+}
+
+#[tokio::test]
+async fn stores_on_one_file_see_each_others_changes_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    let (one, other) = (open(&path).await, open(&path).await);
+    let mut record = insert(&one).await;
+    for round in 0..50 {
+        let (writer, reader) = if round % 2 == 0 {
+            (&one, &other)
+        } else {
+            (&other, &one)
+        };
+        record.record.version += 1;
+        record.record.name = format!("round {round}");
+        let change = KeyChange {
+            record: record.record.clone(),
+            end_credentials_at: None,
+            add_credential: None,
+            event: event(record.record.id),
+        };
+        assert!(writer.apply(&change).await.unwrap());
+        let found = reader
+            .find(&record.credentials[0].digest)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(found.record, record.record);
+    }
+}
+
+#[tokio::test]
+async fn files_are_in_wal_mode() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    let _store = open(&path).await;
+    let mode: String = sqlx::query_scalar("PRAGMA journal_mode")
+        .fetch_one(&pool(&path).await)
+        .await
+        .unwrap();
+    assert_eq!(mode, "wal");
+}
+
+#[tokio::test]
+async fn the_tables_refuse_what_is_no_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    let store = open(&path).await;
+    let id = insert(&store).await.record.id;
+    let pool = pool(&path).await;
+    for statement in [
+        "UPDATE tower_api_key_credentials SET digest = zeroblob(31)",
+        "UPDATE tower_api_key_credentials SET digest = 'text'",
+        "UPDATE tower_api_key_credentials SET key_row = 99",
+        "UPDATE tower_api_key_keys SET version = 0",
+        "UPDATE tower_api_key_keys SET scopes = '[\"orders'",
+        "UPDATE tower_api_key_keys SET created_at = 'yesterday'",
+        "DELETE FROM tower_api_key_keys",
+    ] {
+        assert!(
+            sqlx::query(statement).execute(&pool).await.is_err(),
+            "{statement}"
+        );
+    }
+    assert!(store.get(id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_names_its_key() {
+    for damage in [
+        "keys SET version = -1",
+        "keys SET scopes = '[\"orders'",
+        "keys SET scopes = '[\"orders::read\"]'",
+        "keys SET scopes = CAST(x'5b22ff225d' AS TEXT)",
+        "keys SET name = CAST(x'ff' AS TEXT)",
+        "keys SET limits = '[{\"name\":\"burst\",\"quota\":0,\"window_seconds\":60}]'",
+        "keys SET limits = '{}'",
+        "keys SET metadata = '{\"plan\":1}'",
+        "keys SET metadata = 'null'",
+        "keys SET allowed_addresses = '[\"10.0.0.0/33\"]'",
+        "keys SET created_at = 9223372036854775807",
+        "keys SET expires_at = -9223372036854775808",
+        "keys SET revoked_at = 253402207201000000",
+        "credentials SET created_at = 9223372036854775807",
+        "credentials SET expires_at = 9223372036854775807",
+        "credentials SET last_used_at = -9223372036854775808",
+        "credentials SET start = CAST(x'ff' AS TEXT)",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys.db");
+        let store = open(&path).await;
+        let key = insert(&store).await;
+        let id = key.record.id;
+        assert!(damaged(&path, damage).await, "{damage}");
+        conformance::check_unreadable_row(&store, &key.credentials[0].digest, id).await;
+        let listed = store
+            .list(&KeyFilter::default())
+            .await
+            .map(|_| ())
+            .unwrap_err();
+        let read = store.get(id).await.map(|_| ()).unwrap_err();
+        for error in [listed, read] {
+            assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{damage}");
+            assert!(
+                error.to_string().contains(&id.to_string()),
+                "{damage}: {error}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_beside_the_key_that_cannot_be_read_name_it_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    let store = open(&path).await;
+    let key = insert(&store).await;
+    let id = key.record.id;
+    sqlx::query("INSERT INTO tower_api_key_usage VALUES (1, 0, 1, 1)")
+        .execute(&pool(&path).await)
+        .await
+        .unwrap();
+
+    assert!(damaged(&path, "credentials SET digest = zeroblob(31)").await);
+    let short = store.get(id).await.unwrap_err();
+    assert_eq!(store.find(&key.credentials[0].digest).await.unwrap(), None);
+    assert!(damaged(&path, "usage SET allowed = -1").await);
+    let usage = store
+        .usage(id, Timestamp::MIN, Timestamp::MAX)
+        .await
+        .unwrap_err();
+    assert!(damaged(&path, "events SET action = 'exploded'").await);
+    let events = store.events(id, 10).await.unwrap_err();
+    for error in [short, usage, events] {
+        assert_eq!(error.kind(), StoreErrorKind::Corrupt);
+        assert!(error.to_string().contains(&id.to_string()), "{error}");
+    }
+
+    assert!(damaged(&path, "keys SET id = 'key_lost'").await);
+    let lost = store.list(&KeyFilter::default()).await.unwrap_err();
+    assert_eq!(lost.kind(), StoreErrorKind::Corrupt);
+    assert!(lost.to_string().contains("key_lost"), "{lost}");
+}
+
+#[tokio::test]
+async fn an_applications_database_keeps_its_own_tables_and_migrations() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.db");
+    let options = SqliteConnectOptions::new()
+        .filename(&path)
+        .create_if_missing(true);
+    let pool = SqlitePoolOptions::new()
+        .connect_with(options)
+        .await
+        .unwrap();
+    for statement in [
+        "CREATE TABLE orders (id INTEGER PRIMARY KEY, total INTEGER)",
+        "INSERT INTO orders VALUES (1, 100)",
+        "CREATE TABLE _sqlx_migrations (
+             version BIGINT PRIMARY KEY, description TEXT NOT NULL,
+             installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP,
+             success BOOLEAN NOT NULL, checksum BLOB NOT NULL, execution_time BIGINT NOT NULL)",
+        "INSERT INTO _sqlx_migrations VALUES (7, 'orders', CURRENT_TIMESTAMP, 1, x'00', 1)",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
+
+    let store = SqliteStore::from_pool(pool.clone()).await.unwrap();
+    let key = insert(&store).await;
+    store.close().await;
+    let again = SqliteStore::from_pool(pool.clone()).await.unwrap();
+    assert_eq!(
+        again.get(key.record.id).await.unwrap(),
+        Some(key),
+        "the pool stays open"
+    );
+    let steps: i64 = sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(steps, 1);
+    let foreign: Vec<String> = sqlx::query_scalar(
+        "SELECT name FROM sqlite_schema
+         WHERE name NOT LIKE 'tower\\_api\\_key\\_%' ESCAPE '\\' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
+         ORDER BY name",
+    )
+    .fetch_all(&pool)
+    .await
+    .unwrap();
+    assert_eq!(foreign, ["_sqlx_migrations", "orders"]);
+}
+
+#[tokio::test]
+async fn a_database_of_a_later_version_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    let store = open(&path).await;
+    assert!(damaged(&path, "migrations SET version = 99").await);
+    store.close().await;
+    let refused = SqliteStore::open(path.to_str().unwrap()).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn lookups_use_the_indexes() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    let _store = open(&path).await;
+    let pool = pool(&path).await;
+    for (query, index) in [
+        (
+            "FROM tower_api_key_keys WHERE owner = 'a' AND id < 'b' ORDER BY id DESC",
+            "by_owner (owner=? AND id<?)",
+        ),
+        (
+            "FROM tower_api_key_keys WHERE id < 'b' ORDER BY id DESC",
+            "(id<?)",
+        ),
+        (
+            "FROM tower_api_key_credentials WHERE key_row = 1 ORDER BY position",
+            "(key_row=?)",
+        ),
+        (
+            "FROM tower_api_key_events WHERE key_row = 1 ORDER BY seq DESC",
+            "by_key (key_row=?)",
+        ),
+    ] {
+        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(AssertSqlSafe(format!(
+            "EXPLAIN QUERY PLAN SELECT * {query}"
+        )))
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+        assert_eq!(plan.len(), 1, "no sorting: {plan:?}");
+        assert!(plan[0].3.contains(index), "{plan:?}");
+    }
+}
+
+#[tokio::test]
+async fn debug_shows_nothing_of_the_database() {
+    let store = SqliteStore::open("sqlite::memory:").await.unwrap();
+    assert_eq!(format!("{store:?}"), "SqliteStore { .. }");
+}
+
+async fn open(path: &Path) -> SqliteStore {
+    SqliteStore::open(path.to_str().unwrap()).await.unwrap()
+}
+
+/// Connections of an operator, beside the store's own.
+async fn pool(path: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new().filename(path);
+    SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await
+        .unwrap()
+}
+
+/// Updates a table without its checks, and tells whether SQLite did it.
+async fn damaged(path: &Path, update: &str) -> bool {
+    let pool = pool(path).await;
+    for pragma in [
+        "PRAGMA ignore_check_constraints = ON",
+        "PRAGMA foreign_keys = OFF",
+    ] {
+        sqlx::query(pragma).execute(&pool).await.unwrap();
+    }
+    let statement = AssertSqlSafe(format!("UPDATE tower_api_key_{update}"));
+    let outcome = sqlx::query(statement).execute(&pool).await;
+    pool.close().await;
+    outcome.is_ok()
+}
+
+async fn insert(store: &SqliteStore) -> Key {
+    let record = KeyRecord {
+        id: KeyId::generate(Timestamp::UNIX_EPOCH),
+        version: 1,
+        name: "billing".into(),
+        owner: Some("acme".into()),
+        prefix: "sk".into(),
+        environment: "live".into(),
+        scopes: ScopeSet::default(),
+        limits: RateLimits::default(),
+        metadata: [("plan".to_owned(), "pro".to_owned())].into(),
+        allowed_addresses: vec![],
+        enabled: true,
+        created_at: Timestamp::UNIX_EPOCH,
+        expires_at: None,
+        revoked_at: None,
+    };
+    let credential = Credential {
+        digest: KeyDigest::sha256(&record.id.to_string()),
+        pepper: None,
+        start: "sk_live_8fJ2".into(),
+        imported: false,
+        created_at: Timestamp::UNIX_EPOCH,
+        expires_at: None,
+        last_used_at: None,
+    };
+    store
+        .insert(&record, &credential, &event(record.id))
+        .await
+        .unwrap();
+    Key {
+        record,
+        credentials: vec![credential],
+    }
+}
+
+fn event(key: KeyId) -> KeyEvent {
+    KeyEvent {
+        key,
+        at: Timestamp::UNIX_EPOCH,
+        action: EventAction::Issued,
+        actor: None,
+    }
+}

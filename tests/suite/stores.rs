@@ -1,0 +1,185 @@
+//! Every store keeps the contracts, and the suite that says so can tell when one does not.
+
+use std::panic::AssertUnwindSafe;
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use jiff::Timestamp;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use tower_api_key::testing::conformance;
+use tower_api_key::{
+    Credential, Key, KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord,
+    KeyRepository, KeyStore, MemoryStore, SqliteStore, StoreError, StoredKey, UsageBucket,
+    UsageDelta,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_keeps_the_contracts() {
+    conformance::check(async || MemoryStore::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_keeps_the_contracts_in_a_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    conformance::check(async || SqliteStore::open(path.to_str().unwrap()).await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_keeps_the_contracts_in_memory() {
+    conformance::check(async || SqliteStore::open("sqlite::memory:").await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_keeps_the_contracts_in_an_applications_pool() {
+    let directory = tempfile::tempdir().unwrap();
+    // Without WAL mode, and with several connections that all write.
+    let options = SqliteConnectOptions::new()
+        .filename(directory.path().join("app.db"))
+        .create_if_missing(true);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(4)
+        .connect_with(options)
+        .await
+        .unwrap();
+    conformance::check(async || SqliteStore::from_pool(pool.clone()).await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_behind_a_pointer_keeps_the_contracts() {
+    conformance::check(async || std::sync::Arc::new(MemoryStore::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_suite_finds_what_is_broken() {
+    for (fault, complaint) in [
+        (Fault::HidesRevoked, "KeyStore contract 1"),
+        (Fault::FindsAnything, "KeyStore contract 3"),
+        (Fault::InsertsOverDuplicates, "KeyRepository contract 3"),
+        (Fault::IgnoresTheVersion, "KeyRepository contract 4"),
+        (Fault::ForgetsTheFirstEvent, "KeyRepository contract 2"),
+        (Fault::CutsTimesToSeconds, "KeyRepository contract 5"),
+        (Fault::EndsTheNewCredential, "KeyChange::end_credentials_at"),
+        (Fault::NeverEndsAListing, "KeyRepository::list"),
+    ] {
+        let broken = async || Broken {
+            fault,
+            store: MemoryStore::new(),
+        };
+        let check = AssertUnwindSafe(conformance::check(broken)).catch_unwind();
+        let panic = check.await.expect_err(&format!("{fault:?} was not found"));
+        let message = panic.downcast_ref::<String>().cloned();
+        let message = message.or(panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let message = message.unwrap();
+        assert!(
+            message.contains(complaint),
+            "{fault:?} was found as {message}"
+        );
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    CutsTimesToSeconds,
+    EndsTheNewCredential,
+    FindsAnything,
+    ForgetsTheFirstEvent,
+    HidesRevoked,
+    IgnoresTheVersion,
+    InsertsOverDuplicates,
+    NeverEndsAListing,
+}
+
+/// A store that does everything right but one thing.
+#[derive(Debug)]
+struct Broken {
+    fault: Fault,
+    store: MemoryStore,
+}
+
+#[async_trait]
+impl KeyStore for Broken {
+    async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        let found = self.store.find(digest).await?;
+        match self.fault {
+            Fault::HidesRevoked => Ok(found.filter(|found| found.record.revoked_at.is_none())),
+            Fault::FindsAnything if found.is_none() => {
+                let mut page = self.store.list(&KeyFilter::default()).await?;
+                Ok(page.keys.pop().map(|mut key| StoredKey {
+                    record: key.record,
+                    credential: key.credentials.remove(0),
+                }))
+            }
+            _ => Ok(found),
+        }
+    }
+}
+
+#[async_trait]
+impl KeyRepository for Broken {
+    async fn insert(
+        &self,
+        record: &KeyRecord,
+        credential: &Credential,
+        event: &KeyEvent,
+    ) -> Result<(), StoreError> {
+        let mut record = record.clone();
+        if self.fault == Fault::CutsTimesToSeconds {
+            let second = record.created_at.as_second();
+            record.created_at = Timestamp::from_second(second).unwrap();
+        }
+        let outcome = self.store.insert(&record, credential, event).await;
+        match self.fault {
+            Fault::InsertsOverDuplicates => Ok(()),
+            _ => outcome,
+        }
+    }
+
+    async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        self.store.get(id).await
+    }
+
+    async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
+        let mut page = self.store.list(filter).await?;
+        if self.fault == Fault::NeverEndsAListing {
+            page.next = page.keys.last().map(|key| key.record.id);
+        }
+        Ok(page)
+    }
+
+    async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
+        let mut change = change.clone();
+        if self.fault == Fault::IgnoresTheVersion
+            && let Some(stored) = self.store.get(change.record.id).await?
+        {
+            change.record.version = stored.record.version + 1;
+        }
+        if self.fault == Fault::EndsTheNewCredential
+            && let Some(credential) = &mut change.add_credential
+        {
+            credential.expires_at = change.end_credentials_at;
+        }
+        self.store.apply(&change).await
+    }
+
+    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+        self.store.record_usage(batch).await
+    }
+
+    async fn usage(
+        &self,
+        id: KeyId,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<UsageBucket>, StoreError> {
+        self.store.usage(id, from, to).await
+    }
+
+    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
+        let mut events = self.store.events(id, limit).await?;
+        if self.fault == Fault::ForgetsTheFirstEvent && !events.is_empty() {
+            events.remove(0);
+        }
+        Ok(events)
+    }
+}
