@@ -1,0 +1,50 @@
+# shellcheck shell=bash
+# Finds the programs that the tests need, and installs them where that is allowed. To be sourced.
+
+# Ends the script with one line that says what to do.
+fail() {
+  printf 'error: %s\n' "$1" >&2
+  exit 1
+}
+
+need_rust() {
+  command -v cargo >/dev/null || fail "cargo is missing: install Rust, https://rustup.rs"
+  need_component rustfmt cargo fmt
+  need_component clippy cargo clippy
+}
+
+# need_component NAME COMMAND...: asks the command for its version, because rustup puts a
+# stand-in for every component into the path, installed or not.
+need_component() {
+  if "${@:2}" --version >/dev/null 2>&1; then return; fi
+  command -v rustup >/dev/null || fail "$1 is missing: install it beside cargo"
+  rustup component add "$1" >&2 || fail "$1 is missing: run \`rustup component add $1\`"
+}
+
+# For linking, and for the SQLite that is compiled in.
+need_c_compiler() {
+  if command -v "${CC:-cc}" >/dev/null; then return; fi
+  apt_install build-essential || true
+  command -v "${CC:-cc}" >/dev/null || fail "a C compiler is missing: install gcc or set CC"
+}
+
+# Installs packages; fails where there is no apt-get or no right to use it.
+apt_install() {
+  command -v apt-get >/dev/null || return 1
+  ((EUID == 0)) || sudo -n true 2>/dev/null || return 1
+  # Standard output is kept for the steps and the tests.
+  {
+    as_root apt-get update -q \
+      && as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends "$@"
+  } </dev/null >&2
+}
+
+# Runs a command as root, without ever asking for a password.
+as_root() {
+  if ((EUID == 0)); then
+    "$@"
+  else
+    sudo -n "$@"
+  fi
+}
