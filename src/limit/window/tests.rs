@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::Window;
 use crate::limit::{LimitStatus, RateLimit, Verdict};
@@ -78,8 +79,17 @@ fn exceeds(log: &[(u64, u64)], quota: u64, window: u64) -> bool {
     })
 }
 
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(11),
+        ..ProptestConfig::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(config(400))]
 
     #[test]
     fn no_trailing_window_holds_more_than_the_quota(
@@ -143,6 +153,10 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #![proptest_config(config(60))]
 
     #[test]
     fn saturated_it_admits_sixteen_seventeenths_of_an_exact_log(
