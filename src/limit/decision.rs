@@ -1,21 +1,33 @@
 use std::time::Duration;
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 
 /// What a limiter says to one request: one status for each of its charges, in their order.
 ///
 /// Either every charge was admitted and all are written, or none is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    statuses: SmallVec<[LimitStatus; 4]>,
+    statuses: Statuses,
     admitted: bool,
 }
 
+pub(super) type Statuses = SmallVec<[LimitStatus; 4]>;
+
 impl Decision {
     /// The decision that follows from `statuses`: admitted when each of them is.
-    pub(crate) fn new(statuses: SmallVec<[LimitStatus; 4]>) -> Self {
+    #[inline]
+    pub(super) fn new(statuses: Statuses) -> Self {
         let admitted = statuses.iter().all(LimitStatus::is_admitted);
         Self { statuses, admitted }
+    }
+
+    /// The decision that follows from the status of a single charge.
+    #[inline]
+    pub(super) fn of_one(status: LimitStatus) -> Self {
+        Self {
+            statuses: smallvec![status],
+            admitted: status.is_admitted(),
+        }
     }
 
     /// Whether the request may go on. No charge is written otherwise.

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
-use smallvec::SmallVec;
 
 use self::shard::Shard;
+use super::decision::Statuses;
 use super::{Decision, RateLimit};
 use crate::clock::Moment;
 
@@ -83,14 +83,15 @@ impl LocalLimiter {
     ///
     /// Charges that meet in one counter are added up.
     pub fn acquire(&self, subject: &Subject, charges: &[Charge<'_>], now: Moment) -> Decision {
-        if charges.is_empty() {
-            return Decision::new(SmallVec::new());
-        }
         let now_nanos = now.monotonic_nanos();
-        if let Some(counters) = subject.remembered(self.id)
-            && let Some(decision) = counters.lock().acquire(charges, now_nanos)
-        {
-            return decision;
+        if let Some(counters) = subject.remembered(self.id) {
+            if let [charge] = charges {
+                if let Some(status) = counters.lock().acquire_one(charge, now_nanos) {
+                    return Decision::of_one(status);
+                }
+            } else if let Some(decision) = counters.lock().acquire(charges, now_nanos) {
+                return decision;
+            }
         }
         self.find_and_acquire(subject, charges, now_nanos)
     }
@@ -102,6 +103,9 @@ impl LocalLimiter {
         charges: &[Charge<'_>],
         now_nanos: u64,
     ) -> Decision {
+        if charges.is_empty() {
+            return Decision::new(Statuses::new());
+        }
         // Locks are taken in one order, the shard's before a subject's, and the shard's is held
         // until the subject's is: so the counters cannot be evicted in between.
         let mut shard = self.shard(subject.id());
@@ -150,3 +154,6 @@ impl fmt::Debug for LocalLimiter {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

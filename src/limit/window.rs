@@ -92,13 +92,12 @@ impl Window {
     pub(super) fn judge(&self, quota: u64, cost: u64, now_nanos: u64) -> LimitStatus {
         let after = self.total.saturating_add(cost);
         if after <= quota {
-            let oldest = if self.total == 0 { 0 } else { self.oldest };
             return LimitStatus {
                 remaining: quota - after,
                 resets_in: if after == 0 {
                     Duration::ZERO
                 } else {
-                    self.until_left(oldest.into(), now_nanos)
+                    self.until_left(self.oldest.into(), now_nanos)
                 },
                 verdict: Verdict::Admitted,
             };
@@ -122,9 +121,6 @@ impl Window {
     /// Counts `cost` units in the current sub-window.
     #[inline]
     pub(super) fn spend(&mut self, cost: u64) {
-        if self.total == 0 {
-            self.oldest = 0;
-        }
         self.counts[0] = self.counts[0].saturating_add(cost);
         self.total = self.total.saturating_add(cost);
     }

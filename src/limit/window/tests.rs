@@ -1,1 +1,293 @@
+//! Against a log of every request, which knows exactly what any trailing window holds.
 
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+use super::Window;
+use crate::limit::{LimitStatus, RateLimit, Verdict};
+
+const PARTS: u64 = Window::PARTS;
+
+fn limit(quota: u64, seconds: u64) -> RateLimit {
+    RateLimit::new("tested", quota, Duration::from_secs(seconds)).unwrap()
+}
+
+fn part_nanos(limit: &RateLimit) -> u64 {
+    u64::from(limit.window_seconds()) * Window::PART_NANOS_PER_SECOND
+}
+
+fn window_nanos(limit: &RateLimit) -> u64 {
+    PARTS * part_nanos(limit)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap()
+}
+
+/// Asks for `cost`, and charges it if it is admitted.
+fn acquire(window: &mut Window, limit: &RateLimit, cost: u64, now: u64) -> LimitStatus {
+    let status = window.assess(limit.quota(), cost, now);
+    if status.is_admitted() {
+        window.charge(cost, now);
+    }
+    status
+}
+
+/// Steps of a clock, in thousandths of a sub-window, and what is then asked for.
+fn requests(
+    steps: impl Strategy<Value = i64>,
+    costs: impl Strategy<Value = u64>,
+) -> impl Strategy<Value = Vec<(i64, u64)>> {
+    prop::collection::vec((steps, costs), 1..300)
+}
+
+/// Stands still, creeps, walks, strides over sub-windows, or jumps far ahead.
+fn forward() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        3 => Just(0),
+        3 => 1..100_i64,
+        3 => 1..1_500_i64,
+        // Exactly along the edges of sub-windows.
+        2 => (1..18_i64).prop_map(|parts| parts * 1_000),
+        1 => 10_000..40_000_i64,
+        1 => Just(1_000_000_000),
+    ]
+}
+
+fn any_direction() -> impl Strategy<Value = i64> {
+    prop_oneof![4 => forward(), 1 => forward().prop_map(|step| -step)]
+}
+
+fn moved(now: u64, step: i64, limit: &RateLimit) -> u64 {
+    let nanos = part_nanos(limit) / 1_000 * step.unsigned_abs();
+    if step < 0 {
+        now.saturating_sub(nanos)
+    } else {
+        now + nanos
+    }
+}
+
+/// Whether some trailing window that ends with an entry holds more than `quota`.
+fn exceeds(log: &[(u64, u64)], quota: u64, window: u64) -> bool {
+    log.iter().any(|&(end, _)| {
+        let trailing = log
+            .iter()
+            .filter(|(at, _)| *at <= end && *at + window >= end);
+        trailing.map(|(_, cost)| cost).sum::<u64>() > quota
+    })
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(11),
+        ..ProptestConfig::default()
+    }
+}
+
+proptest! {
+    #![proptest_config(config(400))]
+
+    #[test]
+    fn no_trailing_window_holds_more_than_the_quota(
+        quota in 1..40_u64,
+        seconds in 1..5_u64,
+        start in 0..u64::from(u32::MAX),
+        requests in requests(any_direction(), 0..12_u64),
+    ) {
+        let limit = limit(quota, seconds);
+        let mut window = Window::new(&limit);
+        let (mut now, mut newest, mut log) = (start, 0, Vec::new());
+        for (step, cost) in requests {
+            now = moved(now, step, &limit);
+            if acquire(&mut window, &limit, cost, now).is_admitted() {
+                // A time that went backwards counts as the newest that was charged.
+                newest = now.max(newest);
+                log.push((newest, cost));
+            }
+        }
+        prop_assert!(!exceeds(&log, quota, window_nanos(&limit)));
+    }
+
+    #[test]
+    fn a_wait_ends_exactly_when_it_says(
+        quota in 1..40_u64,
+        lowered in 1..40_u64,
+        start in 0..u64::from(u32::MAX),
+        requests in requests(any_direction(), 0..12_u64),
+        asked in 0..45_u64,
+    ) {
+        let before = limit(quota, 1);
+        let after = limit(lowered.min(quota), 1);
+        let mut window = Window::new(&before);
+        let mut now = start;
+        for (index, (step, cost)) in requests.into_iter().enumerate() {
+            now = moved(now, step, &before);
+            acquire(&mut window, &before, cost, now);
+            // The quota as it was, and lowered.
+            if index % 5 == 0 {
+                for limit in [&before, &after] {
+                    check_waits(&window, limit, asked, now)?;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn extremes_do_not_overflow(
+        requests in prop::collection::vec((any::<u64>(), any::<u64>(), 1..=RateLimit::MAX_QUOTA), 1..50),
+        seconds in prop_oneof![Just(1), Just(RateLimit::MAX_WINDOW.as_secs())],
+        charge_all in any::<bool>(),
+    ) {
+        let mut window = Window::new(&limit(1, seconds));
+        for (now, cost, quota) in requests {
+            let limit = limit(quota, seconds);
+            let status = acquire(&mut window, &limit, cost, now);
+            prop_assert!(status.remaining <= quota);
+            prop_assert_eq!(cost > quota, status.verdict == Verdict::Impossible);
+            if charge_all {
+                window.charge(cost, now);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(config(60))]
+
+    #[test]
+    fn saturated_it_admits_sixteen_seventeenths_of_an_exact_log(
+        quota in 1..60_u64,
+        cost in 1..20_u64,
+        // When, within each sub-window, the caller asks.
+        asks in prop::collection::vec(0..1_000_u64, 1..4),
+        start in 0..1_000_u64,
+    ) {
+        prop_assume!(cost <= quota);
+        let limit = limit(quota, 1);
+        let part = part_nanos(&limit);
+        // A hundred windows and two: a multiple of 16 as of 17 sub-windows, over which the shares
+        // come out even.
+        let parts = 102 * PARTS;
+        let mut window = Window::new(&limit);
+        let mut exact = ExactLog::new(quota, window_nanos(&limit));
+        let mut asks = asks;
+        asks.sort_unstable();
+        let (mut admitted, mut ideal) = (0, 0);
+        for index in start..start + parts {
+            for thousandth in &asks {
+                let now = index * part + thousandth * (part / 1_000);
+                while acquire(&mut window, &limit, cost, now).is_admitted() {
+                    admitted += cost;
+                }
+                while exact.acquire(cost, now) {
+                    ideal += cost;
+                }
+            }
+        }
+        prop_assert_eq!(admitted, parts / 17 * (quota / cost) * cost);
+        prop_assert!(admitted * 17 >= ideal * 16, "{} of {}", admitted, ideal);
+    }
+}
+
+/// What `assess` says of the time: true then, and not one nanosecond earlier.
+fn check_waits(
+    window: &Window,
+    limit: &RateLimit,
+    cost: u64,
+    now: u64,
+) -> Result<(), TestCaseError> {
+    let quota = limit.quota();
+    let status = window.assess(quota, cost, now);
+    let mut charged = *window;
+    if status.is_admitted() {
+        charged.charge(cost, now);
+    }
+    let remaining_at = |at| charged.assess(quota, 0, at).remaining;
+    prop_assert_eq!(status.remaining, remaining_at(now));
+    let reset = nanos(status.resets_in);
+    if reset == 0 {
+        prop_assert_eq!(status.remaining, quota);
+    } else {
+        prop_assert_eq!(remaining_at(now + reset - 1), status.remaining);
+        prop_assert!(remaining_at(now + reset) > status.remaining);
+    }
+    match status.verdict {
+        Verdict::Admitted => prop_assert!(cost == 0 || cost <= quota),
+        Verdict::Denied { retry_after } => {
+            prop_assert!(status.resets_in <= retry_after);
+            let retry = nanos(retry_after);
+            let admitted_at = |at| window.assess(quota, cost, at).is_admitted();
+            prop_assert!(!admitted_at(now + retry - 1) && admitted_at(now + retry));
+        }
+        Verdict::Impossible => prop_assert!(cost > quota),
+    }
+    Ok(())
+}
+
+/// Admits as much as any limiter can that keeps to the quota in each half-open window.
+struct ExactLog {
+    quota: u64,
+    window: u64,
+    entries: std::collections::VecDeque<(u64, u64)>,
+    total: u64,
+}
+
+impl ExactLog {
+    fn new(quota: u64, window: u64) -> Self {
+        Self {
+            quota,
+            window,
+            entries: std::collections::VecDeque::new(),
+            total: 0,
+        }
+    }
+
+    fn acquire(&mut self, cost: u64, now: u64) -> bool {
+        while let Some((at, left)) = self.entries.front().copied()
+            && at + self.window <= now
+        {
+            self.total -= left;
+            self.entries.pop_front();
+        }
+        let admitted = self.total + cost <= self.quota;
+        if admitted {
+            self.total += cost;
+            self.entries.push_back((now, cost));
+        }
+        admitted
+    }
+}
+
+#[test]
+fn a_burst_leaves_seventeen_sub_windows_after_it_began() {
+    let limit = limit(100, 16);
+    let second = 1_000_000_000;
+    let mut window = Window::new(&limit);
+    let status = acquire(&mut window, &limit, 100, 3 * second + 1);
+    assert_eq!(status.remaining, 0);
+    assert_eq!(nanos(status.resets_in), 17 * second - 1);
+    let retry_after = Duration::from_nanos(17 * second - 1);
+    let denied = window.assess(100, 1, 3 * second + 1);
+    assert_eq!(denied.verdict, Verdict::Denied { retry_after });
+    assert!(!window.assess(100, 1, 20 * second - 1).is_admitted());
+    assert!(window.assess(100, 100, 20 * second).is_admitted());
+}
+
+#[test]
+fn a_cost_above_the_quota_is_impossible_and_a_cost_of_none_always_admitted() {
+    let mut window = Window::new(&limit(5, 1));
+    assert_eq!(window.assess(5, 6, 0).verdict, Verdict::Impossible);
+    assert_eq!(window.assess(5, 0, 0).resets_in, Duration::ZERO);
+    window.charge(5, 0);
+    let lowered = window.assess(3, 0, 0);
+    assert_eq!((lowered.verdict, lowered.remaining), (Verdict::Admitted, 0));
+}
+
+#[test]
+fn it_takes_as_many_bytes_as_the_docs_of_the_limiter_count_with() {
+    assert_eq!(size_of::<Window>(), 160);
+}
