@@ -35,8 +35,8 @@ impl Moment {
 
     /// The wall clock's time, for records and people.
     pub fn timestamp(self) -> Timestamp {
-        Timestamp::from_nanosecond(i128::from(self.wall_nanos))
-            .expect("64 bits of nanoseconds are within jiff's range")
+        // 64 bits of nanoseconds are within jiff's range, which ends in the year 9999.
+        Timestamp::from_nanosecond(self.wall_nanos.into()).unwrap_or(Timestamp::MAX)
     }
 
     /// The time since the clock's origin. Never decreases.

@@ -117,7 +117,7 @@ impl UsageRecorder {
             let batch = &deltas[deltas.len().saturating_sub(Self::BATCH)..];
             if let Err(error) = store.record_usage(batch).await {
                 let mut gathered = self.gathered();
-                deltas.into_iter().for_each(|delta| gathered.add(delta));
+                gathered.extend(deltas);
                 return Err(error);
             }
             deltas.truncate(deltas.len().saturating_sub(Self::BATCH));
@@ -133,7 +133,7 @@ impl UsageRecorder {
             .map(|cell| cell.delta(std::mem::take(&mut *cell.pending())))
             .collect();
         let mut gathered = self.gathered();
-        taken.into_iter().for_each(|delta| gathered.add(delta));
+        gathered.extend(taken);
         std::mem::take(&mut gathered.deltas).into_values().collect()
     }
 
@@ -143,6 +143,12 @@ impl UsageRecorder {
 }
 
 impl Gathered {
+    fn extend(&mut self, deltas: Vec<UsageDelta>) {
+        for delta in deltas {
+            self.add(delta);
+        }
+    }
+
     fn add(&mut self, delta: UsageDelta) {
         if self.deltas.len() >= UsageRecorder::MAX_DELTAS {
             tracing::error!("usage dropped: the key store has not taken any for a long time");

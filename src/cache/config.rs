@@ -102,8 +102,8 @@ impl Default for CacheConfig {
     fn default() -> Self {
         Self {
             capacity: 100_000,
-            ttl: Duration::from_secs(60),
-            stale_if_error: Duration::from_secs(600),
+            ttl: Duration::from_mins(1),
+            stale_if_error: Duration::from_mins(10),
             miss_capacity: 10_000,
             miss_ttl: Duration::from_secs(5),
             max_lookups: 64,

@@ -139,7 +139,8 @@ impl Pepper {
                 "the id must be 1 to 32 visible ASCII characters",
             ));
         }
-        let keyed = Hmac::new_from_slice(secret).expect("HMAC takes a key of any length");
+        let keyed = Hmac::new_from_slice(secret)
+            .map_err(|_| InvalidPepper("HMAC does not take the secret"))?;
         Ok(Self {
             id: id.into(),
             keyed,

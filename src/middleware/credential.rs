@@ -130,7 +130,7 @@ impl CredentialSources {
     }
 
     /// Leaves the credential in the request, but keeps it out of `Debug` and HTTP/2's tables.
-    pub(super) fn mark_sensitive<B>(&self, source: Source<'_>, request: &mut Request<B>) {
+    pub(super) fn mark_sensitive<B>(source: Source<'_>, request: &mut Request<B>) {
         let name = match source {
             Source::Authorization => &AUTHORIZATION,
             Source::Header(name) => name,

@@ -116,7 +116,7 @@ where
                             }
                         }
                         Err(denial) => {
-                            let response = Some(refuse(&policy, denial, request, false));
+                            let response = Some(refuse(&policy, &denial, request, false));
                             State::Refused { response }
                         }
                     }

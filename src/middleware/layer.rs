@@ -41,6 +41,10 @@ pub(super) type DenialHook =
 
 /// What a layer does, shared by all its services.
 #[derive(Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one switch of the layer"
+)]
 pub(super) struct Policy {
     pub(super) verifier: Verifier,
     pub(super) needs: Requirements,

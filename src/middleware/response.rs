@@ -18,12 +18,12 @@ pub(crate) const DEFAULT_REALM: &str = "api";
 /// outermost one.
 pub(super) fn refuse<B, ResBody: From<DenialBody>>(
     policy: &Policy,
-    denial: Denial,
+    denial: &Denial,
     request: Request<B>,
     nested: bool,
 ) -> Response<ResBody> {
-    log(&denial);
-    let mut response = answer(&denial, &policy.realm);
+    log(denial);
+    let mut response = answer(denial, &policy.realm);
     if nested {
         let realm = policy.verifier.realm();
         NestedReports::add(response.extensions_mut(), realm, denial.limits().clone());
@@ -32,7 +32,7 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
         write_limits(response.headers_mut(), policy, None, denial.limits(), &none);
     }
     match &policy.hook {
-        Some(hook) => hook(&denial, &request.into_parts().0, response),
+        Some(hook) => hook(denial, &request.into_parts().0, response),
         None => response,
     }
     .map(ResBody::from)
@@ -157,16 +157,19 @@ fn challenge(denial: &Denial, realm: &str) -> Option<HeaderValue> {
         DenialKind::InsufficientScope => "insufficient_scope",
         _ => return None,
     };
-    let mut challenge = format!("Bearer realm=\"{realm}\", error=\"{error}\"");
-    if denial.kind() == DenialKind::InsufficientScope {
-        let scopes: Vec<_> = denial
-            .required_scopes()
-            .iter()
-            .map(crate::Scope::as_str)
-            .collect();
-        challenge.push_str(&format!(", scope=\"{}\"", scopes.join(" ")));
-    }
-    HeaderValue::try_from(challenge).ok()
+    let scopes: Vec<_> = denial
+        .required_scopes()
+        .iter()
+        .map(crate::Scope::as_str)
+        .collect();
+    let scope = match scopes.as_slice() {
+        [] => String::new(),
+        scopes => format!(", scope=\"{}\"", scopes.join(" ")),
+    };
+    HeaderValue::try_from(format!(
+        "Bearer realm=\"{realm}\", error=\"{error}\"{scope}"
+    ))
+    .ok()
 }
 
 /// Tells the log the true reason, which the client does not learn.

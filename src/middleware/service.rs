@@ -5,11 +5,11 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{HeaderName, Method, Request, Response};
 use tower_service::Service;
 
-use super::DenialBody;
 use super::credential::{Found, Source, client_address};
 use super::future::{After, ResponseFuture};
 use super::layer::Policy;
 use super::response::refuse;
+use super::{CredentialSources, DenialBody};
 use crate::denial::{Denial, DenialReason};
 use crate::principal::KeyPrincipal;
 use crate::verify::{Attempt, Step, Verified};
@@ -48,36 +48,36 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let policy = &*self.policy;
-        let verifier = &policy.verifier;
+        let keys = &policy.verifier;
         if policy.allow_preflight && is_preflight(&request) {
             return self.pass_anonymous(request);
         }
         if let Some(principal) = request.extensions().get::<KeyPrincipal>()
-            && principal.realm == verifier.realm()
+            && principal.realm == keys.realm()
         {
-            return match verifier.extend(principal, &policy.needs) {
+            return match keys.extend(principal, &policy.needs) {
                 Ok(verified) => {
                     let (principal, limits) = verified.into_parts();
                     let after = After::nested(&principal, limits);
                     request.extensions_mut().insert(principal);
                     ResponseFuture::inner(self.inner.call(request), after)
                 }
-                Err(denial) => ResponseFuture::refused(refuse(policy, denial, request, true)),
+                Err(denial) => ResponseFuture::refused(refuse(policy, &denial, request, true)),
             };
         }
         let (source, text) = match policy.sources.find(&request) {
             Found::One(source, text) => (source, text),
             Found::Nothing if policy.optional => return self.pass_anonymous(request),
-            Found::Nothing => return self.refuse(Denial::missing_key(), request),
-            Found::Several => return self.refuse(Denial::ambiguous(), request),
+            Found::Nothing => return self.refuse(&Denial::missing_key(), request),
+            Found::Several => return self.refuse(&Denial::ambiguous(), request),
         };
         let address = client_address(&request);
         let step = match text {
-            [] => Step::Done(Err(verifier.refuse_text(DenialReason::Empty, address))),
+            [] => Step::Done(Err(keys.refuse_text(DenialReason::Empty, address))),
             // Bytes that are not UTF-8 are no key, and no reason to tell them apart.
             text => {
                 let text = std::str::from_utf8(text).unwrap_or_default();
-                verifier.begin(Attempt::new(text).from_address(address), &policy.needs)
+                keys.begin(Attempt::new(text).from_address(address), &policy.needs)
             }
         };
         let varies_by = match source {
@@ -86,7 +86,7 @@ where
         };
         let private = !matches!(source, Source::Authorization);
         if policy.keep_credential {
-            policy.sources.mark_sensitive(source, &mut request);
+            CredentialSources::mark_sensitive(source, &mut request);
         } else {
             policy.sources.remove(source, &mut request);
         }
@@ -96,7 +96,7 @@ where
                 let after = admit(verified, arrival, &self.policy, &mut request);
                 ResponseFuture::inner(self.inner.call(request), after)
             }
-            Step::Done(Err(denial)) => self.refuse(denial, request),
+            Step::Done(Err(denial)) => self.refuse(&denial, request),
             Step::Lookup(candidates) => {
                 let policy = Arc::clone(&self.policy);
                 let lookup = Box::pin(async move {
@@ -127,7 +127,7 @@ impl<S> ApiKeyService<S> {
         ResponseFuture::inner(self.inner.call(request), After::default())
     }
 
-    fn refuse<B, ResBody>(&self, denial: Denial, request: Request<B>) -> ResponseFuture<S, B>
+    fn refuse<B, ResBody>(&self, denial: &Denial, request: Request<B>) -> ResponseFuture<S, B>
     where
         S: Service<Request<B>, Response = Response<ResBody>>,
         ResBody: From<DenialBody>,

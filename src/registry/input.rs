@@ -142,9 +142,12 @@ pub struct KeyUpdate {
     limits: Option<Vec<RateLimit>>,
     metadata: Option<BTreeMap<String, String>>,
     allowed_addresses: Option<Vec<IpNet>>,
-    expires_at: Option<Option<Timestamp>>,
+    expires_at: Option<End>,
     enabled: Option<bool>,
 }
+
+/// When a key is to end: at a time, or never.
+type End = Option<Timestamp>;
 
 impl KeyUpdate {
     /// No change yet.

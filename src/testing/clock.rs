@@ -28,7 +28,9 @@ impl ManualClock {
     /// A clock that shows `wall`.
     pub fn new(wall: Timestamp) -> Self {
         // Not at the monotonic origin, where "long ago" could not be told from "never".
-        Self { state: Arc::new(Mutex::new((wall, Duration::from_secs(1_000_000)))) }
+        Self {
+            state: Arc::new(Mutex::new((wall, Duration::from_secs(1_000_000)))),
+        }
     }
 
     /// Moves both clocks forward.

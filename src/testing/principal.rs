@@ -32,7 +32,10 @@ impl TestPrincipal {
     /// What the principal shall say of its key. The prefix and environment must be `sk` and `live`
     /// or `test`, unless [`of`](Self::of) is given other ones.
     pub fn new(key: NewKey) -> Self {
-        Self { key, realm: Realm::new() }
+        Self {
+            key,
+            realm: Realm::new(),
+        }
     }
 
     /// Makes the layers of `keys` take the principal for one that an outer layer of theirs has
@@ -64,7 +67,11 @@ impl TestPrincipal {
             last_used_at: None,
         };
         let key = CachedKey::new(StoredKey { record, credential }, 0, 0);
-        KeyPrincipal { key: key.into(), realm: self.realm, charged: false }
+        KeyPrincipal {
+            key: key.into(),
+            realm: self.realm,
+            charged: false,
+        }
     }
 }
 
@@ -92,7 +99,10 @@ impl<S> Layer<S> for PrincipalLayer {
     type Service = PrincipalService<S>;
 
     fn layer(&self, inner: S) -> PrincipalService<S> {
-        PrincipalService { inner, principal: self.principal.clone() }
+        PrincipalService {
+            inner,
+            principal: self.principal.clone(),
+        }
     }
 }
 

@@ -6,9 +6,7 @@ use tokio::sync::watch;
 
 use crate::key::KeyDigest;
 use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
-use crate::store::{
-    KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
-};
+use crate::store::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
 
 /// Any store, made to count, to wait and to fail on command. Clones obey together.
 ///
@@ -52,7 +50,10 @@ impl<S> ScriptedStore<S> {
             writes_held: watch::Sender::new(false),
             failing: watch::Sender::new(false),
         };
-        Self { inner, script: Arc::new(script) }
+        Self {
+            inner,
+            script: Arc::new(script),
+        }
     }
 
     /// How many lookups of a key were begun.
@@ -140,7 +141,8 @@ impl<S: KeyRepository> KeyRepository for ScriptedStore<S> {
         credential: &Credential,
         event: &KeyEvent,
     ) -> Result<(), StoreError> {
-        self.write(self.inner.insert(record, credential, event)).await
+        self.write(self.inner.insert(record, credential, event))
+            .await
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
