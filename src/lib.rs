@@ -1,5 +1,7 @@
 //! API keys for Tower and axum.
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod cache;
 mod clock;
 mod denial;
