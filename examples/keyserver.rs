@@ -13,7 +13,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::{env, io};
+use std::{env, io, iter};
 
 use axum::http::StatusCode;
 use axum::routing::get;
@@ -56,7 +56,7 @@ async fn serve() -> Result<(), Error> {
         .map_err(|error| format!("LISTEN={listen}: {error}"))?;
     let store = SqliteStore::open(&database)
         .await
-        .map_err(|error| format!("DATABASE_URL={database}: {error}"))?;
+        .map_err(|error| format!("DATABASE_URL: {}", with_causes(&error)))?;
     let keys = ApiKeys::builder(store.clone())
         .format(KeyFormat::new("sk").prefix("pk"))
         .failed_attempts(failed_attempts)
@@ -75,6 +75,15 @@ async fn serve() -> Result<(), Error> {
     keys.shutdown().await?;
     store.close().await;
     Ok(())
+}
+
+/// What is wrong, and why: a store's error says no more than that it failed.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = iter::successors(Some(error), |&error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// A key that may do everything, where there is none yet.
