@@ -51,6 +51,14 @@ struct Counter {
 type Places = SmallVec<[usize; 8]>;
 
 impl State {
+    /// Nothing counted, and ready to be charged.
+    pub(super) fn listed() -> Self {
+        Self {
+            listed: true,
+            counters: SmallVec::new(),
+        }
+    }
+
     /// Checks all charges and then writes all or none. `None`, and nothing done, when the counters
     /// are not listed or one of those needed is not open.
     pub(super) fn acquire(&mut self, charges: &[Charge<'_>], now_nanos: u64) -> Option<Decision> {
@@ -100,6 +108,12 @@ impl State {
         Some(status)
     }
 
+    /// As [`State::acquire`] after [`State::open`] of the same charges.
+    pub(super) fn acquire_open(&mut self, charges: &[Charge<'_>], now_nanos: u64) -> Decision {
+        let decision = self.acquire(charges, now_nanos);
+        decision.expect("the counters are listed, and those of all charges open")
+    }
+
     /// Opens the counters that `charges` need and that are not open, each as `first` says, and
     /// drops others in which nothing is counted any more.
     pub(super) fn open(
@@ -124,11 +138,6 @@ impl State {
                 });
             }
         }
-    }
-
-    /// The table leads here from now on.
-    pub(super) fn list(&mut self) {
-        self.listed = true;
     }
 
     /// The table leads here no more. Returns what was counted.

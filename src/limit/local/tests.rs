@@ -337,6 +337,26 @@ fn subjects_and_limiters_do_not_share_counters() {
 }
 
 #[test]
+fn only_what_is_charged_takes_a_place() {
+    let limiter = LocalLimiter::new(1);
+    let minute = limit("minute", 10, 60);
+    let ask = |number, cost| {
+        let subject = Subject::new(address(number));
+        limiter.acquire(&subject, &[charge(&minute, cost)], moment(0))
+    };
+    assert_eq!(remaining(&ask(1, 0)), [10]);
+    assert!(!ask(1, 11).is_admitted());
+    assert!(limiter.is_empty());
+    ask(1, 4);
+    ask(2, 0);
+    ask(2, 11);
+    assert_eq!(remaining(&ask(2, 0)), [10], "the first one was not evicted");
+    ask(2, 1);
+    assert_eq!(remaining(&ask(3, 0)), [6], "it was");
+    assert_eq!(limiter.len(), 1);
+}
+
+#[test]
 fn a_request_without_limits_is_admitted_and_leaves_nothing() {
     let limiter = LocalLimiter::new(10);
     let decision = limiter.acquire(&Subject::new(address(1)), &[], moment(0));
