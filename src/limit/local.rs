@@ -120,12 +120,12 @@ impl LocalLimiter {
             return decision;
         }
         // Only what is charged has to be kept: neither a question nor a denial takes a place.
-        let mut fresh = State::listed();
+        let mut fresh = State::default();
         shard.open(&mut fresh, charges, now_nanos);
         let decision = fresh.acquire_open(charges, now_nanos);
         if decision.is_admitted() && charges.iter().any(|charge| charge.cost > 0) {
             shard.make_room(self.subjects_per_shard, now_nanos);
-            // Counters that were evicted are listed anew, so that all who remember them find them.
+            // Counters that were evicted are used anew, so that all who remember them find them.
             let remembered = subject.remembered(self.id).map(Arc::clone);
             let counters = remembered.unwrap_or_else(|| Arc::new(Counters::new(self.id)));
             *counters.lock() = fresh;

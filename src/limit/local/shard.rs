@@ -27,7 +27,7 @@ impl Shard {
         self.subjects.get(subject).map(Arc::clone)
     }
 
-    /// Leads to `counters` from now on, which must be listed.
+    /// Leads to `counters` from now on.
     pub(super) fn insert(&mut self, subject: &SubjectId, counters: Arc<Counters>) {
         self.subjects.insert(subject.clone(), counters);
     }
@@ -77,7 +77,7 @@ impl Shard {
             window.advance(now_nanos);
             window.total() > 0
         });
-        for used in counters.lock().unlist() {
+        for used in counters.lock().close() {
             let of_length = |window: &&mut Window| window.window_seconds() == used.window_seconds();
             match self.overflow.iter_mut().find(of_length) {
                 Some(window) => window.cover(&used),

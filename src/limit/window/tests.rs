@@ -141,6 +141,29 @@ proptest! {
     }
 
     #[test]
+    fn a_cover_never_holds_less_than_what_it_covers(
+        charges in prop::collection::vec((any::<bool>(), 0..40_u64, 1..10_u64), 0..30),
+        later in 0..60_u64,
+    ) {
+        let limit = limit(1_000, 1);
+        let mut windows = [Window::new(&limit); 2];
+        for (which, index, cost) in charges {
+            windows[usize::from(which)].charge(cost, index * part_nanos(&limit));
+        }
+        let [one, other] = windows;
+        let mut cover = one;
+        cover.cover(&other);
+        let newest = one.started.max(other.started);
+        let at = newest + later * part_nanos(&limit);
+        let used = |window: &Window| 1_000 - window.assess(1_000, 0, at).remaining;
+        prop_assert!(used(&cover) >= used(&one).max(used(&other)));
+        prop_assert!(used(&cover) <= used(&one) + used(&other));
+        let mut reverse = other;
+        reverse.cover(&one);
+        prop_assert_eq!(used(&cover), used(&reverse));
+    }
+
+    #[test]
     fn extremes_do_not_overflow(
         requests in prop::collection::vec((any::<u64>(), any::<u64>(), 1..=RateLimit::MAX_QUOTA), 1..50),
         seconds in prop_oneof![Just(1), Just(RateLimit::MAX_WINDOW.as_secs())],
@@ -289,6 +312,28 @@ fn a_cost_above_the_quota_is_impossible_and_a_cost_of_none_always_admitted() {
     window.charge(5, 0);
     let lowered = window.assess(3, 0, 0);
     assert_eq!((lowered.verdict, lowered.remaining), (Verdict::Admitted, 0));
+}
+
+#[test]
+fn a_sum_that_does_not_fit_is_not_forgotten_early() {
+    let limit = limit(RateLimit::MAX_QUOTA, 1);
+    let mut window = Window::new(&limit);
+    window.charge(u64::MAX, 0);
+    window.charge(u64::MAX, part_nanos(&limit));
+    for gone in [16, 17] {
+        assert_eq!(
+            window
+                .assess(limit.quota(), 0, gone * part_nanos(&limit))
+                .remaining,
+            0
+        );
+    }
+    assert_eq!(
+        window
+            .assess(limit.quota(), 0, 18 * part_nanos(&limit))
+            .remaining,
+        limit.quota()
+    );
 }
 
 #[test]
