@@ -68,6 +68,16 @@ impl LocalLimiter {
 
     /// A limiter that keeps at most `capacity` subjects; 0 is taken as 1.
     pub fn new(capacity: usize) -> Self {
+        Self::with_shards(capacity, false)
+    }
+
+    /// A limiter that forgets what evicted subjects have used. Where anybody can be a subject, as
+    /// with client addresses, an attacker with many of them must not use up what others have.
+    pub(crate) fn forgetful(capacity: usize) -> Self {
+        Self::with_shards(capacity, true)
+    }
+
+    fn with_shards(capacity: usize, forgetful: bool) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
         let capacity = capacity.max(1);
         let shards = (capacity / Self::SUBJECTS_PER_SHARD).clamp(1, Self::MAX_SHARDS);
@@ -75,7 +85,9 @@ impl LocalLimiter {
         Self {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             hasher: RandomState::default(),
-            shards: (0..shards).map(|_| Mutex::default()).collect(),
+            shards: (0..shards)
+                .map(|_| Mutex::new(Shard::new(forgetful)))
+                .collect(),
             subjects_per_shard: capacity / shards,
         }
     }

@@ -17,11 +17,20 @@ pub(super) struct Shard {
     hand: usize,
     /// For each length of window at least what any subject had used in it when it was evicted.
     overflow: Vec<Window>,
+    /// Whether evicted subjects are just forgotten.
+    forgetful: bool,
 }
 
 impl Shard {
     /// How many subjects are looked at for each new one.
     const SAMPLE: usize = 8;
+
+    pub(super) fn new(forgetful: bool) -> Self {
+        Self {
+            forgetful,
+            ..Self::default()
+        }
+    }
 
     pub(super) fn counters_of(&self, subject: &SubjectId) -> Option<Arc<Counters>> {
         self.subjects.get(subject).map(Arc::clone)
@@ -77,7 +86,9 @@ impl Shard {
             window.advance(now_nanos);
             window.total() > 0
         });
-        for used in counters.lock().close() {
+        let mut counters = counters.lock();
+        let used = counters.close().filter(|_| !self.forgetful);
+        for used in used {
             let of_length = |window: &&mut Window| window.window_seconds() == used.window_seconds();
             match self.overflow.iter_mut().find(of_length) {
                 Some(window) => window.cover(&used),
