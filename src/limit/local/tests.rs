@@ -277,6 +277,20 @@ fn idle_subjects_make_room_before_others_are_evicted() {
 }
 
 #[test]
+fn a_forgetful_limiter_does_not_charge_newcomers_for_the_evicted() {
+    let limit = limit("failures", 5, 60);
+    for (limiter, left) in [(LocalLimiter::forgetful(4), 5), (LocalLimiter::new(4), 0)] {
+        for number in 0..100 {
+            limiter.acquire(&Subject::new(address(number)), &[charge(&limit, 5)], moment(0));
+        }
+        let newcomer = Subject::new(address(1_000));
+        let decision = limiter.acquire(&newcomer, &[charge(&limit, 0)], moment(0));
+        assert_eq!(remaining(&decision), [left]);
+        assert_eq!(limiter.len(), 4);
+    }
+}
+
+#[test]
 fn charges_that_meet_in_one_counter_are_added_up() {
     let limiter = LocalLimiter::new(10);
     let subject = Subject::new(address(1));
