@@ -84,7 +84,12 @@ pub(super) async fn writer(options: &SqliteConnectOptions) -> Result<SqlitePool,
 
 /// The connections that look keys up, made as they are needed.
 pub(super) fn readers(options: &SqliteConnectOptions) -> SqlitePool {
-    let options = options.clone().pragma("query_only", "ON");
+    let options = options
+        .clone()
+        .pragma("query_only", "ON")
+        // In KiB. It holds the inner pages of the two trees of a lookup among several million keys,
+        // so that each lookup reads two leaves anew and nothing else.
+        .pragma("cache_size", "-8192");
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let most = u32::try_from(processors)
         .unwrap_or(MOST_READERS)
