@@ -22,8 +22,10 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// How many subjects are looked at for each new one.
-    const SAMPLE: usize = 8;
+    /// How many subjects are looked at for each new one: while there is room, enough to drop the
+    /// idle ones as fast as others come; when there is none, more, to find one that is idle.
+    const SAMPLE: usize = 2;
+    const SAMPLE_WHEN_FULL: usize = 8;
 
     pub(super) fn new(forgetful: bool) -> Self {
         Self {
@@ -59,7 +61,13 @@ impl Shard {
     /// that leaves no room below `capacity`, evicts the one among them that has used the least.
     pub(super) fn make_room(&mut self, capacity: usize, now_nanos: u64) {
         let mut least = (u64::MAX, 0);
-        for _ in 0..Self::SAMPLE.min(self.subjects.len()) {
+        let full = self.subjects.len() >= capacity;
+        let sample = if full {
+            Self::SAMPLE_WHEN_FULL
+        } else {
+            Self::SAMPLE
+        };
+        for _ in 0..sample.min(self.subjects.len()) {
             if self.hand >= self.subjects.len() {
                 self.hand = 0;
             }
