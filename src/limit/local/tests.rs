@@ -281,7 +281,11 @@ fn a_forgetful_limiter_does_not_charge_newcomers_for_the_evicted() {
     let limit = limit("failures", 5, 60);
     for (limiter, left) in [(LocalLimiter::forgetful(4), 5), (LocalLimiter::new(4), 0)] {
         for number in 0..100 {
-            limiter.acquire(&Subject::new(address(number)), &[charge(&limit, 5)], moment(0));
+            limiter.acquire(
+                &Subject::new(address(number)),
+                &[charge(&limit, 5)],
+                moment(0),
+            );
         }
         let newcomer = Subject::new(address(1_000));
         let decision = limiter.acquire(&newcomer, &[charge(&limit, 0)], moment(0));
