@@ -147,7 +147,7 @@ impl Verifier {
             .and_then(|()| parts.charge(key, needs, !base_charged, now));
         match outcome {
             Ok(limits) => {
-                let charged = principal.charged || !limits.is_empty();
+                let charged = principal.charged || !limits.base().is_empty();
                 Ok(Verified {
                     principal: KeyPrincipal {
                         charged,
@@ -231,7 +231,7 @@ impl Parts {
         match admitted {
             Ok(limits) => {
                 self.count(&key, Outcome::Allowed, now);
-                let charged = !limits.is_empty();
+                let charged = !limits.base().is_empty();
                 Ok(Verified {
                     principal: KeyPrincipal {
                         key,

@@ -65,9 +65,9 @@ async fn a_new_secret_verifies_at_once() {
     let rotated = rotated.with(201);
 
     let verify = async |secret: &str| {
-        let attempt = Attempt::new(secret);
-        let verified = admin.keys.verifier().verify(attempt, &Requirements::new());
-        verified.await.map(|it| it.principal().key_id().to_string())
+        let (attempt, needs) = (Attempt::new(secret), Requirements::new());
+        let verified = admin.keys.verifier().verify(attempt, &needs).await;
+        verified.map(|verified| verified.principal().key_id().to_string())
     };
     assert_eq!(
         verify(rotated["secret"].as_str().unwrap()).await.unwrap(),
