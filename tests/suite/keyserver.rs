@@ -179,7 +179,7 @@ impl Server {
         let mut process = command
             .stderr(Stdio::null())
             .spawn()
-            .expect("the example is built");
+            .expect("`cargo build --examples` makes it");
         let mut lines = BufReader::new(process.stdout.take().unwrap())
             .lines()
             .map_while(Result::ok);
@@ -273,7 +273,7 @@ fn output(command: &mut Command) -> Output {
     let child = command
         .stderr(Stdio::piped())
         .spawn()
-        .expect("the example is built");
+        .expect("`cargo build --examples` makes it");
     let id = child.id().to_string();
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || sender.send(child.wait_with_output()));
