@@ -238,6 +238,7 @@ impl Parts {
                         key,
                         realm: self.realm,
                         charged,
+                        answered: false,
                     },
                     limits,
                 })

@@ -134,7 +134,7 @@ struct ProblemBody<'a> {
 /// client only. For `Authorization` they know (RFC 9111 §3.5).
 pub(super) fn mark_private(headers: &mut HeaderMap, arrival: &Arrival) {
     if let Some(name) = &arrival.varies_by {
-        headers.append(VARY, name.clone().into());
+        headers.append(VARY, name.clone());
     }
     if arrival.private && !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));

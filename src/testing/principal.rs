@@ -74,6 +74,7 @@ impl TestPrincipal {
             key: key.into(),
             realm: self.realm,
             charged: false,
+            answered: false,
         }
     }
 }
