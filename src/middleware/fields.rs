@@ -16,29 +16,22 @@ static X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limi
 static X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 static X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// What nested layers found, on its way to the outermost one in the answer's extensions.
+/// What nested layers found, on its way to the outermost one in the answer's extensions: how it
+/// stands with limits, or none of it where the key was not accepted after all.
 #[derive(Clone, Debug, Default)]
-pub(super) struct NestedReports(Vec<(Realm, Nested)>);
-
-#[derive(Clone, Debug)]
-enum Nested {
-    /// How it stands with these limits.
-    Limits(LimitReport),
-    /// The key was not accepted after all.
-    NotAccepted,
-}
+pub(super) struct NestedReports(Vec<(Realm, Option<LimitReport>)>);
 
 impl NestedReports {
     /// Tells the limits that a nested layer charged, or held the request against.
     pub(super) fn add(extensions: &mut Extensions, realm: Realm, report: LimitReport) {
         if !report.is_empty() {
-            Self::push(extensions, realm, Nested::Limits(report));
+            Self::push(extensions, realm, Some(report));
         }
     }
 
     /// Tells that a nested layer did not accept the key.
     pub(super) fn add_not_accepted(extensions: &mut Extensions, realm: Realm) {
-        Self::push(extensions, realm, Nested::NotAccepted);
+        Self::push(extensions, realm, None);
     }
 
     /// Takes the reports of the layers of one service.
@@ -56,22 +49,20 @@ impl NestedReports {
     /// Whether a nested layer did not accept the key. Its answer is that to any bad key, so
     /// nothing may be added to it.
     pub(super) fn not_accepted(&self) -> bool {
-        self.0
-            .iter()
-            .any(|(_, nested)| matches!(nested, Nested::NotAccepted))
+        self.0.iter().any(|(_, report)| report.is_none())
     }
 
-    fn push(extensions: &mut Extensions, realm: Realm, nested: Nested) {
+    fn push(extensions: &mut Extensions, realm: Realm, report: Option<LimitReport>) {
         let reports = extensions.get_or_insert_default::<Self>();
-        reports.0.push((realm, nested));
+        reports.0.push((realm, report));
     }
 
     /// The limits, the outermost layer's first. Answers pass the innermost first.
     fn limits(&self) -> impl Iterator<Item = &LimitReport> {
-        self.0.iter().rev().filter_map(|(_, nested)| match nested {
-            Nested::Limits(report) => Some(report),
-            Nested::NotAccepted => None,
-        })
+        self.0
+            .iter()
+            .rev()
+            .filter_map(|(_, report)| report.as_ref())
     }
 }
 
