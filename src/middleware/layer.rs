@@ -2,6 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+#[cfg(feature = "admin")]
+use http::Request;
 use http::Response;
 use http::request::Parts;
 use tower_layer::Layer;
@@ -222,6 +224,12 @@ impl ApiKeyLayer {
             + 'static,
     {
         self.with(|policy| policy.hook = Some(Arc::new(hook)))
+    }
+
+    /// The answer to a request that this layer let through, and a handler behind it did not.
+    #[cfg(feature = "admin")]
+    pub(crate) fn refuse(&self, denial: &Denial, request: Parts) -> Response<DenialBody> {
+        super::response::refuse(&self.policy, denial, Request::from_parts(request, ()), true)
     }
 
     fn with_needs(&self, change: impl FnOnce(Requirements) -> Requirements) -> Self {

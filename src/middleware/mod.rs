@@ -29,6 +29,8 @@ pub use body::DenialBody;
 pub use credential::{ClientAddress, CredentialSources};
 pub use future::ResponseFuture;
 pub use layer::ApiKeyLayer;
+#[cfg(feature = "axum")]
 pub(crate) use response::{DEFAULT_REALM, Problem, answer, problem};
+#[cfg(feature = "axum")]
 pub(crate) use service::Anonymous;
 pub use service::ApiKeyService;
