@@ -126,27 +126,30 @@ enum Row {
     Ambiguous,
 }
 
-#[tokio::test]
-async fn what_is_sent_where_decides_what_is_answered() {
+/// The header lines of a request.
+type Lines = Vec<(&'static str, Vec<u8>)>;
+
+/// The first table's rows on where a key is and what it looks like, with these two good keys.
+#[expect(
+    clippy::too_many_lines,
+    reason = "a table, to be read beside the contract's"
+)]
+fn rows(key: &str, other: &str) -> Vec<(Row, Lines)> {
     use Row::{Ambiguous, Invalid, Missing, Passes};
     const AUTH: &str = "authorization";
     const KEY: &str = "x-api-key";
-
-    let bench = Bench::new();
-    let key = bench.secret(NewKey::named("acme")).await;
-    let other = bench.secret(NewKey::named("other")).await;
     let of_format = |prefix: &str| KeyFormat::new(prefix).generate(prefix, "live").unwrap();
     let after = |scheme: &str| format!("{scheme}{key}").into_bytes();
-    let mut miscased = key.clone().into_bytes();
+    let mut miscased = key.as_bytes().to_vec();
     let letter = miscased[12..]
         .iter()
         .position(u8::is_ascii_alphabetic)
         .unwrap();
     miscased[12 + letter] ^= 0x20;
-    let mut typo = key.clone().into_bytes();
+    let mut typo = key.as_bytes().to_vec();
     typo[20] = if typo[20] == b'x' { b'y' } else { b'x' };
 
-    let rows: Vec<(Row, Vec<(&str, Vec<u8>)>)> = vec![
+    vec![
         // No credential in any source.
         (Missing, vec![]),
         (Missing, vec![("x-other", after(""))]),
@@ -229,7 +232,15 @@ async fn what_is_sent_where_decides_what_is_answered() {
         (Invalid, vec![(KEY, key.to_uppercase().into())]),
         (Invalid, vec![(KEY, key.replacen('s', "%73", 1).into())]),
         (Invalid, vec![(KEY, format!("\"{key}\"").into())]),
-    ];
+    ]
+}
+
+#[tokio::test]
+async fn what_is_sent_where_decides_what_is_answered() {
+    let bench = Bench::new();
+    let key = bench.secret(NewKey::named("acme")).await;
+    let other = bench.secret(NewKey::named("other")).await;
+    let rows = rows(&key, &other);
     let required = app(&bench.layer());
     let optional = app(&bench.layer().optional());
     for (row, lines) in &rows {
@@ -243,22 +254,22 @@ async fn what_is_sent_where_decides_what_is_answered() {
             .collect();
         let lookups = bench.store.lookups();
         let refused = match row {
-            Passes => {
+            Row::Passes => {
                 for app in [&required, &optional] {
                     let answer = send(app, get("/", &lines)).await;
                     assert_eq!((answer.status, &*answer.body), (200, "acme"), "{shown:?}");
                 }
                 continue;
             }
-            Missing => {
+            Row::Missing => {
                 let answer = send(&optional, get("/", &lines)).await;
                 assert_eq!((answer.status, &*answer.body), (200, "nobody"), "{shown:?}");
                 let answer = send(&required, get("/", &lines)).await;
                 assert_eq!(answer, refusal("missing_key"), "{shown:?}");
                 continue;
             }
-            Invalid => refusal("invalid_key"),
-            Ambiguous => refusal("invalid_request"),
+            Row::Invalid => refusal("invalid_key"),
+            Row::Ambiguous => refusal("invalid_request"),
         };
         for app in [&required, &optional] {
             let answer = send(app, get("/", &lines)).await;

@@ -110,7 +110,7 @@ async fn a_service_that_is_busy_makes_the_caller_wait() {
         ready: false,
         counts: Arc::clone(&counts),
     };
-    let mut service = tokio_test_ready(bench.layer().layer(strict));
+    let mut service = poll_ready_of(bench.layer().layer(strict));
     counts.busy.store(true, Ordering::Relaxed);
     assert!(service().is_pending());
     counts.busy.store(false, Ordering::Relaxed);
@@ -118,7 +118,7 @@ async fn a_service_that_is_busy_makes_the_caller_wait() {
 }
 
 /// Polls for readiness, once for each call.
-fn tokio_test_ready(mut service: ApiKeyService<Strict>) -> impl FnMut() -> Poll<()> {
+fn poll_ready_of(mut service: ApiKeyService<Strict>) -> impl FnMut() -> Poll<()> {
     move || {
         let mut context = Context::from_waker(std::task::Waker::noop());
         service.poll_ready(&mut context).map(drop)
@@ -217,6 +217,9 @@ async fn a_hook_can_change_what_is_mandatory_if_it_wants_to() {
     assert_eq!(answer.header("www-authenticate"), None);
 }
 
+/// The header lines of a request.
+type Lines<'a> = &'a [(&'a str, &'a [u8])];
+
 #[tokio::test]
 async fn a_hook_sees_no_key() {
     let bench = Bench::new();
@@ -239,7 +242,7 @@ async fn a_hook_sees_no_key() {
         ("authorization", bearer.as_bytes()),
         ("x-api-key", key.as_bytes()),
     );
-    let rows: [(&str, &[(&str, &[u8])], u16); 8] = [
+    let rows: [(&str, Lines<'_>, u16); 8] = [
         ("/", &[auth], 403),
         ("/", &[own], 403),
         (&query, &[], 403),

@@ -1,5 +1,7 @@
 //! Where the key may be, and that it is nowhere when the handler is called.
 
+use std::fmt::Write;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{OriginalUri, Request};
@@ -15,7 +17,7 @@ async fn everything(OriginalUri(original): OriginalUri, request: Request) -> Res
     let mut seen = format!("{} {original}\n", request.uri());
     for (name, value) in request.headers() {
         let value = value.as_bytes().escape_ascii();
-        seen.push_str(&format!("{name}: {value}\n"));
+        writeln!(seen, "{name}: {value}").unwrap();
     }
     let with_key = request.extensions().get::<KeyPrincipal>().is_some();
     ([("x-with-key", with_key.to_string())], seen).into_response()
