@@ -130,10 +130,6 @@ enum Row {
 type Lines = Vec<(&'static str, Vec<u8>)>;
 
 /// The first table's rows on where a key is and what it looks like, with these two good keys.
-#[expect(
-    clippy::too_many_lines,
-    reason = "a table, to be read beside the contract's"
-)]
 fn rows(key: &str, other: &str) -> Vec<(Row, Lines)> {
     use Row::{Ambiguous, Invalid, Missing, Passes};
     const AUTH: &str = "authorization";
