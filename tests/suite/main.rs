@@ -1,4 +1,6 @@
 //! The crate's behaviour, through its public interface.
 
+mod cache;
+mod core_support;
 mod sqlite;
 mod stores;
