@@ -4,3 +4,4 @@ mod cache;
 mod core_support;
 mod sqlite;
 mod stores;
+mod usage;
