@@ -2,6 +2,8 @@
 
 mod cache;
 mod core_support;
+mod registry;
 mod sqlite;
 mod stores;
 mod usage;
+mod verification;
