@@ -112,15 +112,14 @@ impl UsageRecorder {
     /// Writes everything gathered so far.
     pub(crate) async fn flush(&self, store: &dyn KeyRepository) -> Result<(), StoreError> {
         let _writing = self.writing.lock().await;
-        let mut deltas: Vec<_> = self.take();
-        while !deltas.is_empty() {
-            let batch = &deltas[deltas.len().saturating_sub(Self::BATCH)..];
-            if let Err(error) = store.record_usage(batch).await {
-                let mut gathered = self.gathered();
-                gathered.extend(deltas);
-                return Err(error);
-            }
-            deltas.truncate(deltas.len().saturating_sub(Self::BATCH));
+        let mut taken = Taken {
+            recorder: self,
+            deltas: self.take(),
+        };
+        while !taken.deltas.is_empty() {
+            let rest = taken.deltas.len().saturating_sub(Self::BATCH);
+            store.record_usage(&taken.deltas[rest..]).await?;
+            taken.deltas.truncate(rest);
         }
         Ok(())
     }
@@ -139,6 +138,20 @@ impl UsageRecorder {
 
     fn gathered(&self) -> MutexGuard<'_, Gathered> {
         self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a flush has yet to write. It is given back however the flush ends, also by a panic of the
+/// store.
+struct Taken<'a> {
+    recorder: &'a UsageRecorder,
+    deltas: Vec<UsageDelta>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let deltas = std::mem::take(&mut self.deltas);
+        self.recorder.gathered().extend(deltas);
     }
 }
 
@@ -181,14 +194,14 @@ impl UsageCell {
 
     fn delta(&self, pending: Pending) -> UsageDelta {
         let second = pending.hour.saturating_mul(3_600);
-        let last_used = pending.last_used_nanos.map(i128::from);
+        let last_used = pending.last_used_nanos.map(|nanos| nanos.div_euclid(1_000));
         UsageDelta {
             key: self.key,
             credential: self.credential,
             hour: Timestamp::from_second(second).unwrap_or(Timestamp::MAX),
             allowed: pending.allowed,
             denied: pending.denied,
-            last_used_at: last_used.and_then(|nanos| Timestamp::from_nanosecond(nanos).ok()),
+            last_used_at: last_used.and_then(|micros| Timestamp::from_microsecond(micros).ok()),
         }
     }
 }

@@ -95,21 +95,24 @@ impl Verifier {
         let Some(candidates) = parts.recognize(attempt.text) else {
             return refuse(DenialReason::Malformed);
         };
+        let mut absent = false;
         for digest in &candidates {
             match parts.cache.get(digest, now) {
+                // Whatever is known of the others: a text is one key.
                 Cached::Hit(key) => {
                     return Step::Done(parts.judge(key, attempt.address, needs, now));
                 }
-                Cached::Absent => {
-                    return match parts.blocked(attempt.address, now) {
-                        Some(denial) => Step::Done(Err(denial)),
-                        None => Step::Lookup(candidates),
-                    };
-                }
+                Cached::Absent => absent = true,
                 Cached::Unknown => {}
             }
         }
-        refuse(DenialReason::Unknown)
+        if !absent {
+            return refuse(DenialReason::Unknown);
+        }
+        match parts.blocked(attempt.address, now) {
+            Some(denial) => Step::Done(Err(denial)),
+            None => Step::Lookup(candidates),
+        }
     }
 
     /// The rest of the way, for a key that the cache does not know.
@@ -121,9 +124,17 @@ impl Verifier {
     ) -> Result<Verified, Denial> {
         let parts = &*self.parts;
         for digest in &candidates {
-            if let Some(key) = parts.cache.load(digest).await? {
-                // Time has passed while the store was asked, and the key may have ended in it.
-                return parts.judge(key, address, needs, parts.clock.now());
+            let loaded = parts.cache.load(digest).await;
+            // Time has passed while the store was asked, and the key may have ended in it.
+            let now = parts.clock.now();
+            let key = loaded.or_else(|outage| {
+                let mut before = candidates
+                    .iter()
+                    .filter_map(|digest| parts.cache.usable(digest, now));
+                before.next().map(Some).ok_or(outage)
+            })?;
+            if let Some(key) = key {
+                return parts.judge(key, address, needs, now);
             }
         }
         Err(parts.fail(DenialReason::Unknown, address, parts.clock.now()))

@@ -23,12 +23,12 @@ pub(crate) struct CachedKey {
     ends_at: i64,
     /// The generation that had begun before the store was asked.
     pub(super) generation: u64,
-    /// When the store answered, in monotonic nanoseconds.
-    loaded_at: u64,
+    /// When the store was asked, in monotonic nanoseconds: what it answers may be as old.
+    asked_at: u64,
 }
 
 impl CachedKey {
-    pub(crate) fn new(stored: StoredKey, generation: u64, loaded_at: u64) -> Self {
+    pub(crate) fn new(stored: StoredKey, generation: u64, asked_at: u64) -> Self {
         let StoredKey { record, credential } = stored;
         let ends = [record.expires_at, credential.expires_at];
         let owner = record.owner.as_deref();
@@ -44,7 +44,7 @@ impl CachedKey {
                 .min()
                 .unwrap_or(i64::MAX),
             generation,
-            loaded_at,
+            asked_at,
             record,
             credential,
         }
@@ -65,6 +65,6 @@ impl CachedKey {
 
     /// How long ago the store was asked, in nanoseconds.
     pub(super) fn age(&self, now: Moment) -> u64 {
-        now.monotonic_nanos().saturating_sub(self.loaded_at)
+        now.monotonic_nanos().saturating_sub(self.asked_at)
     }
 }

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::Shared;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{CacheConfig, Found};
+use super::{Asked, CacheConfig, Found};
 use crate::clock::{Clock, Moment};
 use crate::store::{StoreError, StoreErrorKind, StoredKey};
 
@@ -83,9 +83,9 @@ impl Lookups {
         &self,
         clock: &dyn Clock,
         lookup: F,
-    ) -> Result<(u64, Option<StoredKey>), Outage>
+    ) -> Result<(Asked, Option<StoredKey>), Outage>
     where
-        F: AsyncFnOnce() -> (u64, Result<Option<StoredKey>, StoreError>),
+        F: AsyncFnOnce() -> (Asked, Result<Option<StoredKey>, StoreError>),
     {
         let in_turn = async {
             let _permit = self
@@ -96,9 +96,9 @@ impl Lookups {
             lookup().await
         };
         let outage = match tokio::time::timeout(self.deadline, in_turn).await {
-            Ok((generation, Ok(answer))) => {
+            Ok((asked, Ok(answer))) => {
                 self.retry_at.store(Self::UP, Ordering::Relaxed);
-                return Ok((generation, answer));
+                return Ok((asked, answer));
             }
             Ok((_, Err(error))) if error.kind() == StoreErrorKind::Corrupt => {
                 // One bad row says nothing about the others.

@@ -2,8 +2,8 @@
 //!
 //! How it decides:
 //!
-//! 1. A *hit* is a key that was loaded less than [`CacheConfig::ttl`] ago and not invalidated
-//!    since its load began.
+//! 1. A *hit* is a key whose load began less than [`CacheConfig::ttl`] ago and that was not
+//!    invalidated since.
 //! 2. Hits live in a [`moka`] cache, and the hottest of them in a small table in front of it.
 //!    Misses live in a cache of their own, so that random keys cannot push real ones out.
 //! 3. Any number of concurrent lookups for one digest are one call of the store, in a task of its
@@ -54,23 +54,24 @@ pub(crate) struct KeyCache {
     config: CacheConfig,
     front: Front,
     hits: moka::sync::Cache<KeyDigest, Arc<CachedKey>, RandomState>,
-    misses: moka::sync::Cache<KeyDigest, Miss, RandomState>,
+    misses: moka::sync::Cache<KeyDigest, Asked, RandomState>,
     generations: Generations,
     flights: Mutex<HashMap<KeyDigest, Flight>>,
     lookups: Lookups,
 }
 
-/// The store had no key with a digest.
+/// When the store was asked; that is what remains of a lookup that found nothing.
 #[derive(Clone, Copy)]
-struct Miss {
+struct Asked {
     generation: u64,
-    loaded_at: u64,
+    /// In monotonic nanoseconds.
+    at: u64,
 }
 
 /// The outcome of one call of the store.
 #[derive(Clone)]
 pub(crate) struct Found {
-    generation: u64,
+    asked: Asked,
     key: Option<Arc<CachedKey>>,
 }
 
@@ -126,10 +127,13 @@ impl KeyCache {
     }
 
     /// The key from before, if it may still be used while the store fails.
-    fn usable(&self, digest: &KeyDigest, now: Moment) -> Option<Arc<CachedKey>> {
-        self.hits.get(digest).filter(|key| {
+    pub(crate) fn usable(&self, digest: &KeyDigest, now: Moment) -> Option<Arc<CachedKey>> {
+        let is_usable = |key: &Arc<CachedKey>| {
             key.age(now) < self.config.usable_nanos() && self.generations.is_current(key)
-        })
+        };
+        // The hottest keys are seldom taken from behind the table, and may be evicted there.
+        let front = self.front.get(digest).filter(is_usable);
+        front.or_else(|| self.hits.get(digest).filter(is_usable))
     }
 
     /// Asks the store for `digest`, together with everybody else who is asking for it now.
@@ -137,7 +141,7 @@ impl KeyCache {
     /// # Errors
     ///
     /// [`Outage`] when the store failed, took longer than the deadline, or too many lookups are
-    /// waiting, and no key from before may be used in its place.
+    /// waiting. A key from before may be [`usable`](Self::usable) in its place.
     pub(crate) async fn load(
         self: &Arc<Self>,
         digest: &KeyDigest,
@@ -155,12 +159,7 @@ impl KeyCache {
                 // Overtaken by an invalidation, so what was read may be old.
                 Ok(_) if tokio::time::Instant::now() < give_up => {}
                 Ok(_) => return Err(Outage::deadline()),
-                Err(outage) => {
-                    return self
-                        .usable(digest, self.clock.now())
-                        .map(Some)
-                        .ok_or(outage);
-                }
+                Err(outage) => return Err(outage),
             }
         }
     }
@@ -209,46 +208,45 @@ impl KeyCache {
 
     /// One call of the store, and what is to be remembered of it.
     async fn ask(&self, digest: &KeyDigest) -> Result<Found, Outage> {
-        let (generation, answer) = self
+        let (asked, answer) = self
             .lookups
             .run(&*self.clock, async || {
                 // Before the store is asked: a change that commits after this is a later
                 // generation.
-                let generation = self.generations.current();
-                (generation, self.store.find(digest).await)
+                let asked = Asked {
+                    generation: self.generations.current(),
+                    at: self.clock.now().monotonic_nanos(),
+                };
+                (asked, self.store.find(digest).await)
             })
             .await?;
-        let loaded_at = self.clock.now().monotonic_nanos();
-        let key = answer.map(|stored| Arc::new(CachedKey::new(stored, generation, loaded_at)));
+        let key = answer.map(|stored| Arc::new(CachedKey::new(stored, asked.generation, asked.at)));
         if let Some(key) = &key {
             self.hits.insert(*digest, Arc::clone(key));
             self.front.put(Arc::clone(key));
         } else {
-            self.misses.insert(
-                *digest,
-                Miss {
-                    generation,
-                    loaded_at,
-                },
-            );
+            self.misses.insert(*digest, asked);
             self.hits.invalidate(digest);
+            self.front.clear(digest);
         }
-        Ok(Found { generation, key })
+        Ok(Found { asked, key })
     }
 
     fn is_fresh(&self, key: &CachedKey, now: Moment) -> bool {
         key.age(now) < self.config.ttl_nanos() && self.generations.is_current(key)
     }
 
-    fn is_good(&self, miss: &Miss, digest: &KeyDigest, now: Moment) -> bool {
-        now.monotonic_nanos().saturating_sub(miss.loaded_at) < self.config.miss_ttl_nanos()
+    fn is_good(&self, miss: &Asked, digest: &KeyDigest, now: Moment) -> bool {
+        now.monotonic_nanos().saturating_sub(miss.at) < self.config.miss_ttl_nanos()
             && self.generations.is_current_miss(digest, miss.generation)
     }
 
     fn is_current(&self, found: &Found, digest: &KeyDigest) -> bool {
         match &found.key {
             Some(key) => self.generations.is_current(key),
-            None => self.generations.is_current_miss(digest, found.generation),
+            None => self
+                .generations
+                .is_current_miss(digest, found.asked.generation),
         }
     }
 }
@@ -329,6 +327,14 @@ impl Front {
             drop(place);
             drop(before);
         }
+    }
+
+    fn clear(&self, digest: &KeyDigest) {
+        let mut place = self
+            .place(digest)
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        place.take_if(|key| key.credential.digest == *digest);
     }
 
     fn place(&self, digest: &KeyDigest) -> &Mutex<Option<Arc<CachedKey>>> {

@@ -255,7 +255,9 @@ pub(super) fn imported_credential(
 
 /// `time` without what a store does not keep.
 pub(super) fn to_microseconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+    // `Timestamp::from_microsecond` refuses the last second that a timestamp can have.
+    let micros = time.as_nanosecond().div_euclid(1_000);
+    Timestamp::from_nanosecond(micros * 1_000).unwrap_or(time)
 }
 
 const MAX_TEXT: usize = 200;

@@ -235,7 +235,8 @@ impl ApiKeys {
             }
             let (secret, credential) = this.new_credential(&key.record, now)?;
             let mut plan = Plan::change(key.record.clone(), EventAction::Rotated, secret);
-            plan.end_credentials_at = Some(now.saturating_add(grace).unwrap_or(Timestamp::MAX));
+            let end = now.saturating_add(grace).unwrap_or(Timestamp::MAX);
+            plan.end_credentials_at = Some(input::to_microseconds(end));
             plan.add_credential = Some(credential);
             Ok(plan)
         };
@@ -382,12 +383,17 @@ impl ApiKeys {
             for _ in 0..Self::ATTEMPTS {
                 let now = this.now();
                 let mut key = this.get(id).await?;
+                let planned = plan(&key, now);
+                if !matches!(&planned, Ok(planned) if planned.change.is_some()) {
+                    // Because of another change, which this process may not have seen yet.
+                    this.verifier.parts.cache.invalidate(id, &[]);
+                }
                 let Plan {
                     change,
                     end_credentials_at,
                     add_credential,
                     output,
-                } = plan(&key, now)?;
+                } = planned?;
                 let Some((mut record, action)) = change else {
                     return Ok((key, output));
                 };

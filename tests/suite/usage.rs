@@ -1,0 +1,481 @@
+//! Use is counted in memory and written in batches: all of it, and once.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::Barrier;
+use tower_api_key::testing::{ManualClock, ScriptedStore};
+use tower_api_key::{
+    ApiKeys, Attempt, Credential, DenialReason, FLUSH_INTERVAL, Key, KeyChange, KeyDigest,
+    KeyErrorKind, KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore,
+    MemoryStore, NewKey, RateLimit, Requirements, StoreError, StoredKey, UsageBucket, UsageDelta,
+};
+
+use crate::core_support::{Bench, NANOSECOND, SECOND, refusal, settle, unknown_key, verify};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// What is stored of a key's use: (hours since the clock's beginning, allowed, denied).
+async fn stored(keys: &ApiKeys, id: KeyId) -> Vec<(i64, u64, u64)> {
+    let buckets = keys.usage(id, Timestamp::MIN, Timestamp::MAX).await;
+    let origin = 1_767_225_600;
+    buckets
+        .unwrap()
+        .iter()
+        .map(|bucket| {
+            let second = bucket.start.as_second() - origin;
+            assert_eq!(second.rem_euclid(3_600), 0, "a bucket begins with an hour");
+            (second / 3_600, bucket.allowed, bucket.denied)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn no_request_writes() {
+    let bench = Bench::new();
+    let issued = bench.issue().await;
+    let text = issued.secret().expose();
+    for _ in 0..1_000 {
+        bench.verify(text).await.unwrap();
+        refusal(bench.verify(unknown_key().expose()).await);
+        bench.clock.advance(10 * SECOND);
+    }
+    assert_eq!(bench.store.writes(), 1, "that of the key itself");
+    bench.keys.flush().await.unwrap();
+    assert_eq!(bench.store.writes(), 2);
+}
+
+#[tokio::test]
+async fn a_flush_writes_the_totals_of_all_keys_at_once() {
+    let bench = Bench::new();
+    let (first, second) = (bench.issue().await, bench.issue().await);
+    for _ in 0..7 {
+        bench.verify(first.secret().expose()).await.unwrap();
+    }
+    for _ in 0..3 {
+        bench.verify(second.secret().expose()).await.unwrap();
+    }
+    bench.keys.flush().await.unwrap();
+    assert_eq!(bench.store.writes(), 3);
+    assert_eq!(
+        stored(&bench.keys, first.key().record.id).await,
+        [(0, 7, 0)]
+    );
+    assert_eq!(
+        stored(&bench.keys, second.key().record.id).await,
+        [(0, 3, 0)]
+    );
+    // With nothing to write nothing is written.
+    bench.keys.flush().await.unwrap();
+    bench.keys.shutdown().await.unwrap();
+    assert_eq!(bench.store.writes(), 3);
+    let last_hour = bench
+        .keys
+        .usage(
+            first.key().record.id,
+            Timestamp::UNIX_EPOCH,
+            bench.keys.now(),
+        )
+        .await;
+    assert_eq!(last_hour.unwrap(), [], "up to, but without, the end");
+}
+
+#[tokio::test]
+async fn each_hour_has_its_own_counts() {
+    let bench = Bench::new();
+    let issued = bench.issue().await;
+    let (id, text) = (issued.key().record.id, issued.secret().expose());
+    let verify = async |times: usize| {
+        for _ in 0..times {
+            bench.verify(text).await.unwrap();
+        }
+    };
+    bench.clock.advance(HOUR - NANOSECOND);
+    verify(2).await;
+    // Between two flushes.
+    bench.clock.advance(NANOSECOND);
+    verify(3).await;
+    bench.keys.flush().await.unwrap();
+    assert_eq!(stored(&bench.keys, id).await, [(0, 2, 0), (1, 3, 0)]);
+    // After a flush, in the same hour and in others.
+    verify(4).await;
+    for _ in 0..3 {
+        bench.clock.advance(2 * HOUR);
+        verify(1).await;
+    }
+    // A clock that is set back counts for the hour that it shows.
+    bench.clock.set_wall(bench.keys.now() - 2 * HOUR);
+    verify(1).await;
+    bench.keys.flush().await.unwrap();
+    let expected = [(0, 2, 0), (1, 7, 0), (3, 1, 0), (5, 2, 0), (7, 1, 0)];
+    assert_eq!(stored(&bench.keys, id).await, expected);
+    let used = bench.keys.get(id).await.unwrap().last_used_at();
+    assert_eq!(
+        used,
+        Some(bench.keys.now() + 2 * HOUR),
+        "it never moves back"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_request_counts_and_is_a_use_if_the_secret_was_good() {
+    let bench = Bench::new();
+    let new = NewKey::named("billing").scopes(["orders:read"]);
+    let new = new.limit(RateLimit::per_hour(1));
+    let issued = bench.keys.issue(new).await.unwrap();
+    let (id, text) = (issued.key().record.id, issued.secret().expose());
+    let used = async || {
+        bench.keys.flush().await.unwrap();
+        bench.keys.get(id).await.unwrap().last_used_at()
+    };
+    bench.verify(text).await.unwrap();
+    assert_eq!(used().await, Some(bench.keys.now()));
+
+    bench.clock.advance(SECOND);
+    assert_eq!(refusal(bench.verify(text).await), DenialReason::Quota);
+    assert_eq!(used().await, Some(bench.keys.now()));
+
+    bench.clock.advance(SECOND);
+    let needs = Requirements::new().scopes(["orders:write"]);
+    let outcome = bench.keys.verifier().verify(Attempt::new(text), &needs);
+    assert_eq!(refusal(outcome.await), DenialReason::Scope);
+    let last = bench.keys.now();
+    assert_eq!(used().await, Some(last));
+
+    // A secret that is no good is refused, and not used.
+    bench.clock.advance(SECOND);
+    bench.keys.disable(id).await.unwrap();
+    assert_eq!(refusal(bench.verify(text).await), DenialReason::Disabled);
+    bench.keys.enable(id).await.unwrap();
+    bench.keys.rotate(id, Duration::ZERO).await.unwrap();
+    assert_eq!(refusal(bench.verify(text).await), DenialReason::Expired);
+    bench.keys.revoke(id).await.unwrap();
+    assert_eq!(refusal(bench.verify(text).await), DenialReason::Revoked);
+    assert_eq!(used().await, Some(last));
+    assert_eq!(stored(&bench.keys, id).await, [(0, 1, 5)]);
+}
+
+#[tokio::test]
+async fn each_credential_tells_when_it_was_last_used() {
+    let bench = Bench::new();
+    let old = bench.issue().await;
+    let id = old.key().record.id;
+    let began = bench.keys.now();
+    let new = bench.keys.rotate(id, 10 * SECOND).await.unwrap();
+    let used = async || {
+        bench.keys.flush().await.unwrap();
+        let key = bench.keys.get(id).await.unwrap();
+        assert_eq!(key.credentials.len(), 2);
+        [0, 1].map(|place| key.credentials[place].last_used_at)
+    };
+    assert_eq!(used().await, [None, None]);
+    bench.clock.advance(SECOND);
+    bench.verify(old.secret().expose()).await.unwrap();
+    assert_eq!(used().await, [Some(began + SECOND), None]);
+    bench.clock.advance(SECOND);
+    bench.verify(new.secret().expose()).await.unwrap();
+    let expected = [Some(began + SECOND), Some(began + 2 * SECOND)];
+    assert_eq!(used().await, expected);
+    bench.clock.advance(8 * SECOND);
+    let outcome = bench.verify(old.secret().expose()).await;
+    assert_eq!(refusal(outcome), DenialReason::Expired);
+    assert_eq!(used().await, expected, "it had ended");
+    assert_eq!(stored(&bench.keys, id).await, [(0, 2, 1)]);
+}
+
+#[tokio::test]
+async fn what_a_store_does_not_take_is_written_once_it_does() {
+    let bench = Bench::new();
+    let issued = bench.issue().await;
+    let (id, text) = (issued.key().record.id, issued.secret().expose());
+    bench.verify(text).await.unwrap();
+    bench.store.fail(true);
+    for _ in 0..3 {
+        let error = bench.keys.flush().await.unwrap_err();
+        assert_eq!(error.kind(), KeyErrorKind::Store);
+        bench.verify(text).await.unwrap();
+        bench.clock.advance(SECOND);
+        bench.verify(text).await.unwrap();
+    }
+    assert!(bench.keys.shutdown().await.is_err());
+    bench.store.fail(false);
+    assert_eq!(stored(&bench.keys, id).await, []);
+    bench.keys.flush().await.unwrap();
+    bench.keys.flush().await.unwrap();
+    assert_eq!(stored(&bench.keys, id).await, [(0, 7, 0)]);
+    let used = bench.keys.get(id).await.unwrap().last_used_at();
+    assert_eq!(used, Some(bench.keys.now()));
+}
+
+#[tokio::test]
+async fn what_was_written_before_a_failure_is_not_written_again() {
+    for fault in [Fault::Error, Fault::Panic] {
+        let store = Flaky::default();
+        let keys = ApiKeys::builder(store.clone())
+            .clock(ManualClock::default())
+            .build();
+        let mut ids = Vec::new();
+        for number in 0..2_500 {
+            let new = NewKey::named(format!("{number}")).scopes(["orders:read"]);
+            let issued = keys.issue(new).await.unwrap();
+            let text = issued.secret().expose();
+            verify(keys.verifier(), text).await.unwrap();
+            ids.push(issued.key().record.id);
+        }
+        // The first batch is taken, the second is not.
+        *store.fault.lock().unwrap() = Some((2, fault));
+        let flush = {
+            let keys = keys.clone();
+            tokio::spawn(async move { keys.flush().await.is_ok() })
+        };
+        assert!(!flush.await.unwrap_or(false), "{fault:?}");
+        assert_eq!(store.calls.load(Ordering::SeqCst), 2);
+        keys.flush().await.unwrap();
+        for id in ids {
+            assert_eq!(stored(&keys, id).await, [(0, 1, 0)], "{fault:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_the_flush_under_way() {
+    let bench = Bench::new();
+    let issued = bench.issue().await;
+    let (id, text) = (issued.key().record.id, issued.secret().expose());
+    bench.verify(text).await.unwrap();
+    bench.store.hold_writes(true);
+    let flush = {
+        let keys = bench.keys.clone();
+        tokio::spawn(async move { keys.flush().await })
+    };
+    bench.store.written(2).await;
+    bench.verify(text).await.unwrap();
+    let shutdown = {
+        let keys = bench.keys.clone();
+        tokio::spawn(async move { keys.shutdown().await })
+    };
+    settle().await;
+    assert!(!shutdown.is_finished());
+    bench.store.hold_writes(false);
+    shutdown.await.unwrap().unwrap();
+    assert!(flush.is_finished());
+    flush.await.unwrap().unwrap();
+    assert_eq!(stored(&bench.keys, id).await, [(0, 2, 0)]);
+}
+
+#[tokio::test]
+async fn a_shutdown_writes_what_the_flush_under_way_could_not() {
+    let bench = Bench::new();
+    let issued = bench.issue().await;
+    let (id, text) = (issued.key().record.id, issued.secret().expose());
+    bench.verify(text).await.unwrap();
+    let store = Flaky {
+        memory: bench.memory.clone(),
+        ..Flaky::default()
+    };
+    *store.fault.lock().unwrap() = Some((1, Fault::Error));
+    let held = ScriptedStore::new(store);
+    let keys = ApiKeys::builder(held.clone())
+        .clock(bench.clock.clone())
+        .build();
+    verify(keys.verifier(), text).await.unwrap();
+    held.hold_writes(true);
+    let flush = {
+        let keys = keys.clone();
+        tokio::spawn(async move { keys.flush().await.is_err() })
+    };
+    held.written(1).await;
+    let shutdown = {
+        let keys = keys.clone();
+        tokio::spawn(async move { keys.shutdown().await })
+    };
+    settle().await;
+    assert_eq!(held.writes(), 1, "one flush at a time");
+    held.hold_writes(false);
+    shutdown.await.unwrap().unwrap();
+    assert!(flush.await.unwrap());
+    assert_eq!(stored(&keys, id).await, [(0, 1, 0)]);
+}
+
+#[tokio::test]
+async fn a_flush_goes_on_without_whoever_asked_for_it() {
+    let bench = Bench::new();
+    let issued = bench.issue().await;
+    let (id, text) = (issued.key().record.id, issued.secret().expose());
+    bench.verify(text).await.unwrap();
+    bench.store.hold_writes(true);
+    let flush = {
+        let keys = bench.keys.clone();
+        tokio::spawn(async move { keys.flush().await })
+    };
+    bench.store.written(2).await;
+    flush.abort();
+    assert!(flush.await.unwrap_err().is_cancelled());
+    bench.verify(text).await.unwrap();
+    bench.store.hold_writes(false);
+    bench.keys.shutdown().await.unwrap();
+    assert_eq!(stored(&bench.keys, id).await, [(0, 2, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn use_is_written_every_ten_seconds_until_the_shutdown() {
+    assert_eq!(FLUSH_INTERVAL, 10 * SECOND);
+    let bench = Bench::new();
+    let issued = bench.issue().await;
+    let (id, text) = (issued.key().record.id, issued.secret().expose());
+    let instant = Duration::from_millis(1);
+    tokio::time::sleep(instant).await;
+    for round in 1..=3 {
+        bench.verify(text).await.unwrap();
+        tokio::time::sleep(10 * SECOND - 2 * instant).await;
+        assert_eq!(stored(&bench.keys, id).await.len(), usize::from(round > 1));
+        tokio::time::sleep(2 * instant).await;
+        assert_eq!(stored(&bench.keys, id).await, [(0, round, 0)]);
+    }
+    // A store that fails is tried again the next time.
+    bench.verify(text).await.unwrap();
+    bench.store.fail(true);
+    tokio::time::sleep(10 * SECOND).await;
+    bench.store.fail(false);
+    tokio::time::sleep(10 * SECOND).await;
+    assert_eq!(stored(&bench.keys, id).await, [(0, 4, 0)]);
+
+    bench.keys.shutdown().await.unwrap();
+    bench.verify(text).await.unwrap();
+    let writes = bench.store.writes();
+    tokio::time::sleep(100 * SECOND).await;
+    assert_eq!(bench.store.writes(), writes);
+    bench.keys.shutdown().await.unwrap();
+    assert_eq!(stored(&bench.keys, id).await, [(0, 5, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_that_writes_ends_with_the_keys() {
+    let store = Arc::new(MemoryStore::new());
+    let keys = ApiKeys::builder(Arc::clone(&store))
+        .flush_interval(SECOND)
+        .build();
+    let clone = keys.clone();
+    drop(keys);
+    tokio::time::sleep(5 * SECOND).await;
+    assert!(Arc::strong_count(&store) > 1);
+    drop(clone);
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(Arc::strong_count(&store), 1);
+    let keys = ApiKeys::builder(Arc::clone(&store)).build();
+    keys.shutdown().await.unwrap();
+    drop(keys);
+    settle().await;
+    assert_eq!(Arc::strong_count(&store), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_counted_during_flushes_is_counted_once() {
+    let bench = Bench::new();
+    let issued = bench.issue().await;
+    let id = issued.key().record.id;
+    let (threads, rounds) = (4, 1_000);
+    let together = Arc::new(Barrier::new(threads + 1));
+    let counting: Vec<_> = (0..threads)
+        .map(|thread| {
+            let (bench, text) = (bench.clone(), issued.secret().clone());
+            let together = Arc::clone(&together);
+            tokio::spawn(async move {
+                together.wait().await;
+                for round in 0..rounds {
+                    bench.verify(text.expose()).await.unwrap();
+                    if thread == 0 && round % 100 == 0 {
+                        bench.clock.advance(HOUR / 4);
+                    }
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    together.wait().await;
+    while counting.iter().any(|thread| !thread.is_finished()) {
+        bench.keys.flush().await.unwrap();
+    }
+    for thread in counting {
+        thread.await.unwrap();
+    }
+    bench.keys.shutdown().await.unwrap();
+    let counted: u64 = stored(&bench.keys, id)
+        .await
+        .iter()
+        .map(|(_, allowed, _)| allowed)
+        .sum();
+    assert_eq!(counted, u64::try_from(threads * rounds).unwrap());
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Error,
+    Panic,
+}
+
+/// A store that does not take one of the batches of use.
+#[derive(Clone, Debug, Default)]
+struct Flaky {
+    memory: MemoryStore,
+    /// Which call of `record_usage`, from 1, and what becomes of it.
+    fault: Arc<Mutex<Option<(usize, Fault)>>>,
+    calls: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl KeyStore for Flaky {
+    async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        self.memory.find(digest).await
+    }
+}
+
+#[async_trait]
+impl KeyRepository for Flaky {
+    async fn insert(
+        &self,
+        record: &KeyRecord,
+        credential: &Credential,
+        event: &KeyEvent,
+    ) -> Result<(), StoreError> {
+        self.memory.insert(record, credential, event).await
+    }
+
+    async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        self.memory.get(id).await
+    }
+
+    async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
+        self.memory.list(filter).await
+    }
+
+    async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
+        self.memory.apply(change).await
+    }
+
+    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        let fault = *self.fault.lock().unwrap();
+        match fault.filter(|(faulty, _)| *faulty == call) {
+            None => self.memory.record_usage(batch).await,
+            Some((_, Fault::Error)) => Err(StoreError::unavailable("the test says so")),
+            Some((_, Fault::Panic)) => panic!("the test says so"),
+        }
+    }
+
+    async fn usage(
+        &self,
+        id: KeyId,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<UsageBucket>, StoreError> {
+        self.memory.usage(id, from, to).await
+    }
+
+    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
+        self.memory.events(id, limit).await
+    }
+}
