@@ -10,7 +10,8 @@
 //!    optional mode and is refused otherwise; more than one is refused always.
 //! 4. [`Verifier`](crate::Verifier) decides.
 //! 5. The credential is taken out of the request, and the [`KeyPrincipal`](crate::KeyPrincipal)
-//!    put into its extensions.
+//!    put into its extensions. Credentials that are not looked at, because of 1 to 3, are taken
+//!    out as well.
 //! 6. The answer of a verified key tells its limits, and that it depends on the header that the
 //!    key came in.
 //!
