@@ -338,9 +338,7 @@ fn to_canonical(network: IpNet) -> IpNet {
     const MAPPED_BITS: u8 = 96;
     let own_bits = network.prefix_len().checked_sub(MAPPED_BITS);
     match (network.addr().to_canonical(), own_bits) {
-        (address @ IpAddr::V4(_), Some(bits)) if network.addr().is_ipv6() => {
-            IpNet::new(address, bits).unwrap_or(network)
-        }
+        (address @ IpAddr::V4(_), Some(bits)) => IpNet::new(address, bits).unwrap_or(network),
         _ => network,
     }
 }
