@@ -62,11 +62,9 @@ async fn serve() -> Result<(), Error> {
         .failed_attempts(failed_attempts)
         .build();
 
-    let mut greeting = format!("listening on http://{}\n", listener.local_addr()?);
-    if let Some(secret) = first_key(&keys).await? {
-        greeting += &format!("admin key: {secret}\n");
-    }
-    print!("{greeting}");
+    let address = listener.local_addr()?;
+    let admin = first_key(&keys).await?.unwrap_or_default();
+    print!("listening on http://{address}\n{admin}");
 
     let service = app(&keys).into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service)
@@ -86,7 +84,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         .join(": ")
 }
 
-/// A key that may do everything, where there is none yet.
+/// Makes a key that may do everything, where there is none yet, and says which.
 async fn first_key(keys: &ApiKeys) -> Result<Option<String>, Error> {
     let mut any = KeyFilter::default();
     any.limit = 1;
@@ -94,7 +92,7 @@ async fn first_key(keys: &ApiKeys) -> Result<Option<String>, Error> {
         return Ok(None);
     }
     let issued = keys.issue(NewKey::named("admin").scopes(["*"])).await?;
-    Ok(Some(issued.secret().expose().to_owned()))
+    Ok(Some(format!("admin key: {}\n", issued.secret().expose())))
 }
 
 // ---- The routes ----

@@ -73,6 +73,10 @@ pub(super) struct KeyPatch {
     #[serde(default, deserialize_with = "present")]
     metadata: Option<Metadata>,
     #[serde(default, deserialize_with = "present")]
+    #[expect(
+        clippy::option_option,
+        reason = "absent, `null` and a time mean three things"
+    )]
     expires_at: Option<Option<Timestamp>>,
     #[serde(default, deserialize_with = "present")]
     pub(super) enabled: Option<bool>,

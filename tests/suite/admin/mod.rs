@@ -1,5 +1,6 @@
 //! The admin router, row by row of its contract.
 
+mod bodies;
 mod ceiling;
 mod changing;
 mod history;
