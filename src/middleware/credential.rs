@@ -89,6 +89,8 @@ impl CredentialSources {
     /// **A leak**: URLs are written into access logs, browser histories and `Referer` headers, by
     /// everything between the client and this layer. It is off by default, and RFC 6750 §2.3
     /// discourages it. Use it only for clients that can do nothing else.
+    ///
+    /// The name may come percent-encoded; a key that does is not valid.
     pub fn query_parameter(mut self, name: &str) -> Self {
         self.query.push(name.to_owned());
         self

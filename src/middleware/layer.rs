@@ -26,7 +26,8 @@ use crate::verify::Verifier;
 ///    optional mode and is refused otherwise; more than one is refused always.
 /// 4. [`Verifier`] decides.
 /// 5. The credential is taken out of the request, and the [`KeyPrincipal`](crate::KeyPrincipal)
-///    put into its extensions.
+///    put into its extensions. Credentials that are not looked at, because of 1 to 3, are taken
+///    out as well.
 /// 6. The answer of a verified key tells its limits, and that it depends on the header that the
 ///    key came in.
 ///

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -330,5 +331,16 @@ fn checked_addresses(networks: Vec<IpNet>) -> Result<Vec<IpNet>, KeyError> {
             "at most 100 networks are allowed",
         ));
     }
-    Ok(networks)
+    Ok(networks.into_iter().map(to_canonical).collect())
+}
+
+/// A network of IPv4 addresses written as IPv6 ones (RFC 4291 §2.5.5.2) as what it is: addresses
+/// are compared in that form.
+fn to_canonical(network: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let own_bits = network.prefix_len().checked_sub(MAPPED_BITS);
+    match (network.addr().to_canonical(), own_bits) {
+        (address @ IpAddr::V4(_), Some(bits)) => IpNet::new(address, bits).unwrap_or(network),
+        _ => network,
+    }
 }

@@ -400,7 +400,8 @@ async fn the_realm_is_the_layers() {
 #[tokio::test]
 async fn a_key_works_from_its_addresses_only() {
     let bench = Bench::new();
-    let networks = ["192.0.2.0/24", "2001:db8:1::/48"].map(|text| text.parse().unwrap());
+    let networks = ["192.0.2.0/24", "2001:db8:1::/48", "::ffff:203.0.113.0/120"];
+    let networks = networks.map(|text| text.parse().unwrap());
     let key = bench
         .secret(NewKey::named("x").allowed_addresses(networks))
         .await;
@@ -409,6 +410,9 @@ async fn a_key_works_from_its_addresses_only() {
         ("192.0.2.7", true),
         ("::ffff:192.0.2.7", true),
         ("2001:db8:1:2::3", true),
+        ("203.0.113.9", true),
+        ("::ffff:203.0.113.9", true),
+        ("203.0.114.9", false),
         ("192.0.3.7", false),
         ("::ffff:192.0.3.7", false),
         ("2001:db8:2::3", false),
