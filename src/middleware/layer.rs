@@ -15,7 +15,23 @@ use crate::limit::RateLimit;
 use crate::requirements::{LimitBy, Requirements};
 use crate::verify::Verifier;
 
-/// Lets only requests with a good key through. See the [module](super) for what it does.
+/// Lets only requests with a good key through.
+///
+/// What it does with a request, in this order:
+///
+/// 1. A true CORS preflight passes, where [`ApiKeyLayer::allow_preflight`] says so.
+/// 2. A request that an outer layer of the same keys has verified is not verified again. What
+///    this layer requires, and what it charges, comes on top.
+/// 3. The credential is looked for in every source ([`CredentialSources`]). None at all passes in
+///    optional mode and is refused otherwise; more than one is refused always.
+/// 4. [`Verifier`] decides.
+/// 5. The credential is taken out of the request, and the [`KeyPrincipal`](crate::KeyPrincipal)
+///    put into its extensions.
+/// 6. The answer of a verified key tells its limits, and that it depends on the header that the
+///    key came in.
+///
+/// A key in the cache is decided on without waiting, and the future of the inner service follows
+/// at once; otherwise the service that was made ready waits for the store.
 ///
 /// The layer itself carries what a route asks for, and every method makes a new layer from this
 /// one, so that one layer serves as the root of all:
