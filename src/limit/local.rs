@@ -110,6 +110,18 @@ impl LocalLimiter {
         self.find_and_acquire(subject, charges, now_nanos)
     }
 
+    /// Takes back what was charged at `then`, for a request that came to nothing after all.
+    ///
+    /// What was evicted meanwhile stays charged.
+    pub fn refund(&self, subject: &Subject, charges: &[Charge<'_>], then: Moment, now: Moment) {
+        // By the table, and not by what the subject remembers: those counters may be evicted.
+        let counters = self.shard(subject.id()).counters_of(subject.id());
+        if let Some(counters) = counters {
+            let mut state = counters.lock();
+            state.refund(charges, then.monotonic_nanos(), now.monotonic_nanos());
+        }
+    }
+
     #[cold]
     fn find_and_acquire(
         &self,

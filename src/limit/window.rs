@@ -125,6 +125,22 @@ impl Window {
         self.total = self.total.saturating_add(cost);
     }
 
+    /// Takes back `cost` units that were counted at `then`, if they still are.
+    ///
+    /// Where they were counted in a later sub-window, because a clock was behind, they are taken
+    /// from one that leaves the count earlier: what stays is never less than what was spent.
+    pub(super) fn refund(&mut self, cost: u64, then_nanos: u64) {
+        let age = self
+            .started
+            .saturating_sub(then_nanos)
+            .div_ceil(self.part_nanos());
+        let age = usize::try_from(age).unwrap_or(COUNTED);
+        if let Some(count) = self.counts.get_mut(age) {
+            *count = count.saturating_sub(cost);
+            self.recount();
+        }
+    }
+
     /// The units counted.
     pub(super) fn total(&self) -> u64 {
         self.total

@@ -94,6 +94,17 @@ impl State {
         Some(status)
     }
 
+    /// Takes back what `charges` cost at `then`, as far as it is still counted.
+    pub(super) fn refund(&mut self, charges: &[Charge<'_>], then_nanos: u64, now_nanos: u64) {
+        for charge in charges {
+            if let Some(place) = self.place(charge) {
+                let window = &mut self.counters[place].window;
+                window.advance(now_nanos);
+                window.refund(charge.cost, then_nanos);
+            }
+        }
+    }
+
     /// As [`State::acquire`] after [`State::open`] of the same charges.
     pub(super) fn acquire_open(&mut self, charges: &[Charge<'_>], now_nanos: u64) -> Decision {
         let decision = self.acquire(charges, now_nanos);

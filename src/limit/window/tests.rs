@@ -164,6 +164,33 @@ proptest! {
     }
 
     #[test]
+    fn a_refund_leaves_what_was_spent_beside_it(
+        seconds in 1..100_u32,
+        start in 0..1_000_000_000_000_u64,
+        requests in requests(forward(), 1..10_u64),
+        refunded in any::<prop::sample::Index>(),
+    ) {
+        let limit = limit(1_000_000, seconds.into());
+        let (mut window, mut without) = (Window::new(&limit), Window::new(&limit));
+        let refunded = refunded.index(requests.len());
+        let (mut now, mut taken_back) = (start, (0, 0));
+        for (index, (step, cost)) in requests.into_iter().enumerate() {
+            now = moved(now, step, &limit);
+            window.charge(cost, now);
+            if index == refunded {
+                taken_back = (cost, now);
+            } else {
+                without.charge(cost, now);
+            }
+        }
+        window.advance(now);
+        without.advance(now);
+        window.refund(taken_back.0, taken_back.1);
+        prop_assert_eq!(window.counts, without.counts);
+        prop_assert_eq!(window.judge(1_000_000, 0, now), without.judge(1_000_000, 0, now));
+    }
+
+    #[test]
     fn extremes_do_not_overflow(
         requests in prop::collection::vec((any::<u64>(), any::<u64>(), 1..=RateLimit::MAX_QUOTA), 1..50),
         seconds in prop_oneof![Just(1), Just(RateLimit::MAX_WINDOW.as_secs())],
