@@ -2,7 +2,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::limit::{Charge, LimitSpace, LocalLimiter, RateLimit, Subject, SubjectId, Verdict};
+use crate::limit::{
+    Charge, LimitSpace, LimitStatus, LocalLimiter, RateLimit, Subject, SubjectId, Verdict,
+};
 
 /// Counts attempts with bad keys for each client address, in bounded memory.
 ///
@@ -19,14 +21,13 @@ impl FailureLimiter {
     pub(crate) fn new(limit: RateLimit) -> Self {
         Self {
             limit,
-            limiter: LocalLimiter::new(Self::CAPACITY),
+            limiter: LocalLimiter::forgetful(Self::CAPACITY),
         }
     }
 
     /// Counts a failure. How long to wait, if it is one too many.
     pub(crate) fn record(&self, address: IpAddr, now: Moment) -> Option<Duration> {
-        let decision = self.charge(address, 1, now);
-        match decision {
+        match self.charge(address, 1, now).verdict {
             Verdict::Denied { retry_after } => Some(retry_after),
             _ => None,
         }
@@ -45,7 +46,7 @@ impl FailureLimiter {
         (status.remaining == 0).then_some(status.resets_in)
     }
 
-    fn charge(&self, address: IpAddr, cost: u64, now: Moment) -> Verdict {
+    fn charge(&self, address: IpAddr, cost: u64, now: Moment) -> LimitStatus {
         let charge = Charge {
             limit: &self.limit,
             space: LimitSpace::Key,
@@ -54,7 +55,6 @@ impl FailureLimiter {
         self.limiter
             .acquire(&subject(address), &[charge], now)
             .statuses()[0]
-            .verdict
     }
 }
 

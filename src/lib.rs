@@ -1,5 +1,82 @@
-//! API keys for Tower and axum.
+//! API keys for Tower and axum: issue them, verify them, limit them, rotate them without downtime,
+//! and revoke them at once.
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use tower_api_key::{ApiKeyLayer, ApiKeys, KeyFormat, KeyPrincipal, MemoryStore, NewKey, RateLimit};
+//!
+//! # #[cfg(feature = "axum")]
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let keys = ApiKeys::builder(MemoryStore::new()).format(KeyFormat::new("sk")).build();
+//!
+//!     let billing = NewKey::named("billing").scopes(["orders:read"]).limit(RateLimit::per_minute(100));
+//!     let issued = keys.issue(billing).await?;
+//!     println!("{}", issued.secret().expose()); // the only time it is visible
+//!
+//!     let auth = ApiKeyLayer::new(&keys);
+//!     let app = Router::new()
+//!         .route("/orders", get(list).layer(auth.scopes(["orders:read"])))
+//!         .route("/whoami", get(whoami).layer(auth));
+//!     axum::serve(tokio::net::TcpListener::bind("127.0.0.1:3000").await?, app).await?;
+//!     Ok(())
+//! }
+//!
+//! # async fn list() {}
+//! async fn whoami(principal: KeyPrincipal) -> String {
+//!     format!("you are {}\n", principal.name())
+//! }
+//! # #[cfg(not(feature = "axum"))] fn main() {}
+//! ```
+//!
+//! # What is what
+//!
+//! A **key** is what an owner holds: a [`KeyRecord`] with a stable [`KeyId`], a name, scopes and
+//! limits. A **credential** is one secret of it: the text itself ([`ApiKey`]) is shown once, and a
+//! [`Credential`] with its [`KeyDigest`] is stored. To *rotate* a key is to add a credential and to
+//! end the others after a grace period; the key stays the same. What a handler sees of a verified
+//! key is its **principal** ([`KeyPrincipal`]), and why a request is refused is a **denial**
+//! ([`Denial`]).
+//!
+//! # Where to read on
+//!
+//! | to | read |
+//! | --- | --- |
+//! | make and change keys | [`ApiKeys`], [`NewKey`], [`KeyUpdate`] |
+//! | protect routes | [`ApiKeyLayer`], [`CredentialSources`] |
+//! | use a key in a handler | [`KeyPrincipal`] |
+//! | limit keys | [`RateLimit`], [`limit`] |
+//! | keep keys | [`MemoryStore`], `SqliteStore`, or your own [`KeyStore`] |
+//! | tune what is cached | [`CacheConfig`] |
+//! | choose how keys look and are hashed | [`KeyFormat`], [`KeyHasher`] |
+//! | verify outside of HTTP | [`Verifier`], [`Requirements`] |
+//! | offer all of it over HTTP | `admin::router` |
+//! | test handlers, and stores of your own | `testing` |
+//!
+//! # The way of a request
+//!
+//! ```text
+//! request → credential (which header?) → format (checksum) → digest → cache → [store]
+//!         → status · kind · address → scopes → limits → KeyPrincipal → handler
+//!                                                     ↘ usage
+//! ```
+//!
+//! For a key in the cache, all of it happens without waiting, with one reading of the clock and no
+//! lock held across anything.
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! | --- | --- | --- |
+//! | `axum` | yes | [`KeyPrincipal`] as an extractor, [`Denial`] as an answer, axum's body |
+//! | `admin` | | `admin::router` |
+//! | `sqlite` | | `SqliteStore` |
+//! | `testing` | | `testing` |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "admin")]
+pub mod admin;
 mod cache;
 mod clock;
 mod denial;
@@ -49,3 +126,8 @@ pub use store::{
 };
 pub use usage::FLUSH_INTERVAL;
 pub use verify::{Attempt, Verified, Verifier};
+
+/// The README's programs compile and run.
+#[cfg(all(doctest, feature = "axum", feature = "testing"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -21,6 +21,8 @@ pub struct KeyPrincipal {
     pub(crate) realm: Realm,
     /// Whether the key's own limits, or defaults in their place, were charged for this request.
     pub(crate) charged: bool,
+    /// Whether an outer layer has taken it on to write what the answer says of limits.
+    pub(crate) answered: bool,
 }
 
 impl KeyPrincipal {

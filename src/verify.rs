@@ -150,15 +150,16 @@ impl Verifier {
         let parts = &*self.parts;
         let now = parts.clock.now();
         let key = &principal.key;
-        let base_charged = principal.charged && needs.cost.is_none();
+        let base = !principal.charged || needs.cost.is_some();
+        let tell = |denial: Denial| denial.with_limits(parts.spend(key, needs, base, 0, now));
         let outcome = parts
             .check_kind(key, needs)
             .map_err(|reason| parts.fail(reason, None, now))
-            .and_then(|()| check_scopes(key, needs))
-            .and_then(|()| parts.charge(key, needs, !base_charged, now));
+            .and_then(|()| check_scopes(key, needs).map_err(tell))
+            .and_then(|()| parts.charge(key, needs, base, now));
         match outcome {
             Ok(limits) => {
-                let charged = principal.charged || !limits.is_empty();
+                let charged = principal.charged || !limits.base().is_empty();
                 Ok(Verified {
                     principal: KeyPrincipal {
                         charged,
@@ -242,12 +243,13 @@ impl Parts {
         match admitted {
             Ok(limits) => {
                 self.count(&key, Outcome::Allowed, now);
-                let charged = !limits.is_empty();
+                let charged = !limits.base().is_empty();
                 Ok(Verified {
                     principal: KeyPrincipal {
                         key,
                         realm: self.realm,
                         charged,
+                        answered: false,
                     },
                     limits,
                 })

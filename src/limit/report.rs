@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{Decision, LimitStatus, RateLimit, RateLimits};
+use super::{Decision, LimitSpace, LimitStatus, RateLimit, RateLimits};
 
 /// The limits that a request was held against, and how it stands with each: those of the key
 /// first, then those of the route.
@@ -44,6 +44,23 @@ impl LimitReport {
     /// None when it is admitted already, or never will be.
     pub fn retry_after(&self) -> Option<Duration> {
         self.decision.retry_after()
+    }
+
+    /// As [`iter`](Self::iter), with whose limit each is: two that look alike may not be one.
+    pub(crate) fn iter_spaces(
+        &self,
+    ) -> impl Iterator<Item = (LimitSpace, &RateLimit, &LimitStatus)> {
+        let of_key = self.base.len();
+        self.iter()
+            .enumerate()
+            .map(move |(index, (limit, status))| {
+                let space = if index < of_key {
+                    LimitSpace::Key
+                } else {
+                    LimitSpace::Route
+                };
+                (space, limit, status)
+            })
     }
 
     /// The limits of the key, or a layer's defaults in their place.

@@ -19,8 +19,16 @@ use http::{HeaderName, HeaderValue, Request, Uri};
 #[must_use]
 pub struct CredentialSources {
     schemes: Vec<String>,
-    headers: Vec<HeaderName>,
+    headers: Vec<KeyHeader>,
     query: Vec<String>,
+}
+
+/// A header whose value is the key.
+#[derive(Clone, Debug)]
+pub(super) struct KeyHeader {
+    name: HeaderName,
+    /// How `Vary` names it.
+    pub(super) written: HeaderValue,
 }
 
 impl Default for CredentialSources {
@@ -65,7 +73,14 @@ impl CredentialSources {
             name != AUTHORIZATION,
             "keys in `Authorization` need a scheme"
         );
-        self.headers.push(name);
+        // One that is named twice is still one source, and not two keys.
+        if self.headers.iter().all(|known| known.name != name) {
+            let written = match name.as_str() {
+                "x-api-key" => HeaderValue::from_static("X-API-Key"),
+                _ => name.clone().into(),
+            };
+            self.headers.push(KeyHeader { name, written });
+        }
         self
     }
 
@@ -93,9 +108,9 @@ impl CredentialSources {
                 }
             }
         }
-        for name in &self.headers {
-            for line in request.headers().get_all(name) {
-                found.add(Source::Header(name), line.as_bytes());
+        for header in &self.headers {
+            for line in request.headers().get_all(&header.name) {
+                found.add(Source::Header(header), line.as_bytes());
             }
         }
         if let (false, Some(query)) = (self.query.is_empty(), request.uri().query()) {
@@ -112,20 +127,37 @@ impl CredentialSources {
     pub(super) fn remove<B>(&self, source: Source<'_>, request: &mut Request<B>) {
         match source {
             Source::Authorization => drop(request.headers_mut().remove(AUTHORIZATION)),
-            Source::Header(name) => drop(request.headers_mut().remove(name)),
-            Source::Query => {
-                if let Some(uri) = self.without_parameters(request.uri()) {
-                    *request.uri_mut() = uri;
-                }
-                #[cfg(feature = "axum")]
-                if let Some(original) = request
-                    .extensions_mut()
-                    .get_mut::<axum::extract::OriginalUri>()
-                    && let Some(uri) = self.without_parameters(&original.0)
-                {
-                    original.0 = uri;
-                }
-            }
+            Source::Header(header) => drop(request.headers_mut().remove(&header.name)),
+            Source::Query => self.remove_parameters(request),
+        }
+    }
+
+    /// Takes out whatever any source holds, where the credential is not looked at or is not one.
+    pub(super) fn remove_all<B>(&self, request: &mut Request<B>) {
+        let headers = request.headers_mut();
+        let mut lines = headers.get_all(AUTHORIZATION).iter();
+        if lines.any(|line| self.after_scheme(line).is_some()) {
+            headers.remove(AUTHORIZATION);
+        }
+        for header in &self.headers {
+            headers.remove(&header.name);
+        }
+        if !self.query.is_empty() {
+            self.remove_parameters(request);
+        }
+    }
+
+    fn remove_parameters<B>(&self, request: &mut Request<B>) {
+        if let Some(uri) = self.without_parameters(request.uri()) {
+            *request.uri_mut() = uri;
+        }
+        #[cfg(feature = "axum")]
+        if let Some(original) = request
+            .extensions_mut()
+            .get_mut::<axum::extract::OriginalUri>()
+            && let Some(uri) = self.without_parameters(&original.0)
+        {
+            original.0 = uri;
         }
     }
 
@@ -133,7 +165,7 @@ impl CredentialSources {
     pub(super) fn mark_sensitive<B>(source: Source<'_>, request: &mut Request<B>) {
         let name = match source {
             Source::Authorization => &AUTHORIZATION,
-            Source::Header(name) => name,
+            Source::Header(header) => &header.name,
             Source::Query => return,
         };
         if let Some(value) = request.headers_mut().get_mut(name) {
@@ -141,13 +173,14 @@ impl CredentialSources {
         }
     }
 
-    /// What follows one of the schemes and at least one space (RFC 9110 §11.4). Nothing, when the
-    /// scheme is another one: then it is no credential of ours.
+    /// What follows one of the schemes and its spaces (RFC 9110 §11.4). Nothing, when the scheme
+    /// is another one: then it is no credential of ours. A scheme is a token, so a tab or a comma
+    /// ends ours as well; what follows is then a bad credential rather than none.
     fn after_scheme<'a>(&self, line: &'a HeaderValue) -> Option<&'a [u8]> {
         let line = line.as_bytes();
         let end = line
             .iter()
-            .position(|&byte| byte == b' ')
+            .position(|&byte| !is_token(byte))
             .unwrap_or(line.len());
         let (scheme, mut rest) = line.split_at(end);
         if !self
@@ -164,7 +197,7 @@ impl CredentialSources {
     }
 
     fn is_parameter(&self, name: &str) -> bool {
-        self.query.iter().any(|ours| ours == name)
+        self.query.iter().any(|ours| decoded(name).eq(ours.bytes()))
     }
 
     fn without_parameters(&self, uri: &Uri) -> Option<Uri> {
@@ -195,7 +228,7 @@ pub(super) enum Found<'s, 'r> {
 #[derive(Clone, Copy)]
 pub(super) enum Source<'s> {
     Authorization,
-    Header(&'s HeaderName),
+    Header(&'s KeyHeader),
     Query,
 }
 
@@ -206,6 +239,33 @@ impl<'s, 'r> Found<'s, 'r> {
             Self::One(..) | Self::Several => Self::Several,
         };
     }
+}
+
+/// Whether a token (RFC 9110 §5.6.2) can have this byte.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// The bytes of a parameter's name, of which any may be percent-encoded (RFC 3986 §2.1): a key
+/// must not stay in the URI because its parameter is written in another way.
+fn decoded(name: &str) -> impl Iterator<Item = u8> {
+    let mut rest = name.as_bytes();
+    std::iter::from_fn(move || {
+        if let [b'%', high, low, after @ ..] = rest
+            && let (Some(high), Some(low)) = (hex_value(*high), hex_value(*low))
+        {
+            rest = after;
+            return Some(high << 4 | low);
+        }
+        let (first, after) = rest.split_first()?;
+        rest = after;
+        Some(*first)
+    })
+}
+
+fn hex_value(digit: u8) -> Option<u8> {
+    let value = char::from(digit).to_digit(16)?;
+    u8::try_from(value).ok()
 }
 
 fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {

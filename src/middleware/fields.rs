@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
 use super::layer::Policy;
-use crate::limit::{LimitReport, LimitStatus, RateLimit};
+use crate::limit::{LimitReport, LimitSpace, LimitStatus, RateLimit};
 use crate::principal::{KeyPrincipal, Realm};
 
 static RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -16,16 +16,22 @@ static X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limi
 static X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 static X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// What nested layers charged, on its way to the outermost one in the answer's extensions.
+/// What nested layers found, on its way to the outermost one in the answer's extensions: how it
+/// stands with limits, or none of it where the key was not accepted after all.
 #[derive(Clone, Debug, Default)]
-pub(super) struct NestedReports(Vec<(Realm, LimitReport)>);
+pub(super) struct NestedReports(Vec<(Realm, Option<LimitReport>)>);
 
 impl NestedReports {
+    /// Tells the limits that a nested layer charged, or held the request against.
     pub(super) fn add(extensions: &mut Extensions, realm: Realm, report: LimitReport) {
-        extensions
-            .get_or_insert_default::<Self>()
-            .0
-            .push((realm, report));
+        if !report.is_empty() {
+            Self::push(extensions, realm, Some(report));
+        }
+    }
+
+    /// Tells that a nested layer did not accept the key.
+    pub(super) fn add_not_accepted(extensions: &mut Extensions, realm: Realm) {
+        Self::push(extensions, realm, None);
     }
 
     /// Takes the reports of the layers of one service.
@@ -38,6 +44,25 @@ impl NestedReports {
             .partition(|(of, _)| *of == realm);
         all.0 = others;
         Self(ours)
+    }
+
+    /// Whether a nested layer did not accept the key. Its answer is that to any bad key, so
+    /// nothing may be added to it.
+    pub(super) fn not_accepted(&self) -> bool {
+        self.0.iter().any(|(_, report)| report.is_none())
+    }
+
+    fn push(extensions: &mut Extensions, realm: Realm, report: Option<LimitReport>) {
+        let reports = extensions.get_or_insert_default::<Self>();
+        reports.0.push((realm, report));
+    }
+
+    /// The limits, the outermost layer's first. Answers pass the innermost first.
+    fn limits(&self) -> impl Iterator<Item = &LimitReport> {
+        self.0
+            .iter()
+            .rev()
+            .filter_map(|(_, report)| report.as_ref())
     }
 }
 
@@ -83,17 +108,24 @@ fn write_merged(
     report: &LimitReport,
     nested: &NestedReports,
 ) {
-    let mut merged: Vec<(&RateLimit, &LimitStatus)> = Vec::new();
-    for (limit, status) in [report]
+    let mut merged: Vec<(LimitSpace, &RateLimit, &LimitStatus)> = Vec::new();
+    for (space, limit, status) in [report]
         .into_iter()
-        .chain(nested.0.iter().map(|(_, r)| r))
-        .flat_map(LimitReport::iter)
+        .chain(nested.limits())
+        .flat_map(LimitReport::iter_spaces)
     {
-        match merged.iter_mut().find(|(known, _)| *known == limit) {
-            Some((_, known)) => *known = status,
-            None => merged.push((limit, status)),
+        match merged
+            .iter_mut()
+            .find(|(of, known, _)| (*of, *known) == (space, limit))
+        {
+            Some((.., known)) => *known = status,
+            None => merged.push((space, limit, status)),
         }
     }
+    let merged: Vec<_> = merged
+        .into_iter()
+        .map(|(_, limit, status)| (limit, status))
+        .collect();
     let policies = merged.iter().map(|(limit, _)| limit.policy_item());
     append(
         headers,

@@ -199,6 +199,9 @@ impl After {
                 policy,
             } => {
                 let nested = NestedReports::take(response.extensions_mut(), principal.realm);
+                if nested.not_accepted() {
+                    return;
+                }
                 let headers = response.headers_mut();
                 write_limits(headers, &policy, Some(&principal), &limits, &nested);
                 mark_private(headers, &arrival);

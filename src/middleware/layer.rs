@@ -2,6 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+#[cfg(feature = "admin")]
+use http::Request;
 use http::Response;
 use http::request::Parts;
 use tower_layer::Layer;
@@ -13,7 +15,23 @@ use crate::limit::RateLimit;
 use crate::requirements::{LimitBy, Requirements};
 use crate::verify::Verifier;
 
-/// Lets only requests with a good key through. See the [module](super) for what it does.
+/// Lets only requests with a good key through.
+///
+/// What it does with a request, in this order:
+///
+/// 1. A true CORS preflight passes, where [`ApiKeyLayer::allow_preflight`] says so.
+/// 2. A request that an outer layer of the same keys has verified is not verified again. What
+///    this layer requires, and what it charges, comes on top.
+/// 3. The credential is looked for in every source ([`CredentialSources`]). None at all passes in
+///    optional mode and is refused otherwise; more than one is refused always.
+/// 4. [`Verifier`] decides.
+/// 5. The credential is taken out of the request, and the [`KeyPrincipal`](crate::KeyPrincipal)
+///    put into its extensions.
+/// 6. The answer of a verified key tells its limits, and that it depends on the header that the
+///    key came in.
+///
+/// A key in the cache is decided on without waiting, and the future of the inner service follows
+/// at once; otherwise the service that was made ready waits for the store.
 ///
 /// The layer itself carries what a route asks for, and every method makes a new layer from this
 /// one, so that one layer serves as the root of all:
@@ -222,6 +240,12 @@ impl ApiKeyLayer {
             + 'static,
     {
         self.with(|policy| policy.hook = Some(Arc::new(hook)))
+    }
+
+    /// The answer to a request that this layer let through, and a handler behind it did not.
+    #[cfg(feature = "admin")]
+    pub(crate) fn refuse(&self, denial: &Denial, request: Parts) -> Response<DenialBody> {
+        super::response::refuse(&self.policy, denial, Request::from_parts(request, ()), true)
     }
 
     fn with_needs(&self, change: impl FnOnce(Requirements) -> Requirements) -> Self {

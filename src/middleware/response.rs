@@ -24,18 +24,23 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
 ) -> Response<ResBody> {
     log(denial);
     let mut response = answer(denial, &policy.realm);
-    if nested {
-        let realm = policy.verifier.realm();
-        NestedReports::add(response.extensions_mut(), realm, denial.limits().clone());
-    } else {
+    if !nested {
         let none = NestedReports::default();
         write_limits(response.headers_mut(), policy, None, denial.limits(), &none);
     }
-    match &policy.hook {
-        Some(hook) => hook(denial, &request.into_parts().0, response),
-        None => response,
+    if let Some(hook) = &policy.hook {
+        response = hook(denial, &request.into_parts().0, response);
     }
-    .map(ResBody::from)
+    // After the hook, which may make an answer of its own.
+    if nested {
+        let (extensions, realm) = (response.extensions_mut(), policy.verifier.realm());
+        if denial.kind() == DenialKind::InvalidKey {
+            NestedReports::add_not_accepted(extensions, realm);
+        } else {
+            NestedReports::add(extensions, realm, denial.limits().clone());
+        }
+    }
+    response.map(ResBody::from)
 }
 
 /// The answer to a denial, as the contract has it: RFC 6750 §3 for the challenge, RFC 9457 for
@@ -129,7 +134,7 @@ struct ProblemBody<'a> {
 /// client only. For `Authorization` they know (RFC 9111 §3.5).
 pub(super) fn mark_private(headers: &mut HeaderMap, arrival: &Arrival) {
     if let Some(name) = &arrival.varies_by {
-        headers.append(VARY, name.clone().into());
+        headers.append(VARY, name.clone());
     }
     if arrival.private && !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
-use http::{HeaderName, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use tower_service::Service;
 
 use super::credential::{Found, Source, client_address};
@@ -50,26 +50,37 @@ where
         let policy = &*self.policy;
         let keys = &policy.verifier;
         if policy.allow_preflight && is_preflight(&request) {
+            policy.withhold_credentials(&mut request);
             return self.pass_anonymous(request);
         }
         if let Some(principal) = request.extensions().get::<KeyPrincipal>()
             && principal.realm == keys.realm()
         {
-            return match keys.extend(principal, &policy.needs) {
-                Ok(verified) => {
+            let nested = principal.answered;
+            let outcome = keys.extend(principal, &policy.needs);
+            policy.withhold_credentials(&mut request);
+            let after = match outcome {
+                Ok(verified) if nested => {
                     let (principal, limits) = verified.into_parts();
                     let after = After::nested(&principal, limits);
                     request.extensions_mut().insert(principal);
-                    ResponseFuture::inner(self.inner.call(request), after)
+                    after
                 }
-                Err(denial) => ResponseFuture::refused(refuse(policy, &denial, request, true)),
+                Ok(verified) => admit(verified, Arrival::default(), &self.policy, &mut request),
+                Err(denial) => {
+                    return ResponseFuture::refused(refuse(policy, &denial, request, nested));
+                }
             };
+            return ResponseFuture::inner(self.inner.call(request), after);
         }
         let (source, text) = match policy.sources.find(&request) {
             Found::One(source, text) => (source, text),
             Found::Nothing if policy.optional => return self.pass_anonymous(request),
             Found::Nothing => return self.refuse(&Denial::missing_key(), request),
-            Found::Several => return self.refuse(&Denial::ambiguous(), request),
+            Found::Several => {
+                policy.withhold_credentials(&mut request);
+                return self.refuse(&Denial::ambiguous(), request);
+            }
         };
         let address = client_address(&request);
         let step = match text {
@@ -81,7 +92,7 @@ where
             }
         };
         let varies_by = match source {
-            Source::Header(name) => Some(name.clone()),
+            Source::Header(header) => Some(header.written.clone()),
             Source::Authorization | Source::Query => None,
         };
         let private = !matches!(source, Source::Authorization);
@@ -121,9 +132,16 @@ impl<S> ApiKeyService<S> {
     where
         S: Service<Request<B>, Response = Response<ResBody>>,
     {
+        let realm = self.policy.verifier.realm();
+        let extensions = request.extensions_mut();
         // The principal of other keys, from an outer layer, is not what this one speaks of.
-        request.extensions_mut().remove::<KeyPrincipal>();
-        request.extensions_mut().insert(Anonymous);
+        if extensions
+            .get::<KeyPrincipal>()
+            .is_none_or(|principal| principal.realm != realm)
+        {
+            extensions.remove::<KeyPrincipal>();
+            extensions.insert(Anonymous);
+        }
         ResponseFuture::inner(self.inner.call(request), After::default())
     }
 
@@ -136,10 +154,20 @@ impl<S> ApiKeyService<S> {
     }
 }
 
+impl Policy {
+    /// Takes every credential out of a request whose credential is not looked at.
+    fn withhold_credentials<B>(&self, request: &mut Request<B>) {
+        if !self.keep_credential {
+            self.sources.remove_all(request);
+        }
+    }
+}
+
 /// How a credential came, as far as caches on the way back must know.
+#[derive(Default)]
 pub(super) struct Arrival {
     /// The header it came in, if that is not `Authorization`, which caches know of.
-    pub(super) varies_by: Option<HeaderName>,
+    pub(super) varies_by: Option<HeaderValue>,
     /// Whether the answer must be marked as one for this client only.
     pub(super) private: bool,
 }
@@ -151,7 +179,8 @@ pub(super) fn admit<B>(
     policy: &Arc<Policy>,
     request: &mut Request<B>,
 ) -> After {
-    let (principal, limits) = verified.into_parts();
+    let (mut principal, limits) = verified.into_parts();
+    principal.answered = true;
     let after = After::root(&principal, limits, arrival, policy);
     request.extensions_mut().insert(principal);
     after

@@ -17,6 +17,11 @@ use crate::verify::{Parts, Verifier};
 #[must_use]
 pub struct Builder<S> {
     store: S,
+    settings: Settings,
+}
+
+#[derive(Debug)]
+struct Settings {
     format: KeyFormat,
     hasher: KeyHasher,
     accept_imported: bool,
@@ -39,59 +44,52 @@ impl<S> Builder<S> {
     pub(super) fn new(store: S) -> Self {
         Self {
             store,
-            format: KeyFormat::new("sk"),
-            hasher: KeyHasher::sha256(),
-            accept_imported: false,
-            clock: Arc::new(SystemClock::new()),
-            cache: CacheConfig::default(),
-            max_limited: LocalLimiter::DEFAULT_CAPACITY,
-            failed_attempts: None,
-            flush_interval: FLUSH_INTERVAL,
+            settings: Settings::default(),
         }
     }
 
     /// What the keys look like. Default: prefix `sk`, environments `live` and `test`.
     pub fn format(mut self, format: KeyFormat) -> Self {
-        self.format = format;
+        self.settings.format = format;
         self
     }
 
     /// How secrets become digests. Default: SHA-256 without a pepper.
     pub fn hasher(mut self, hasher: KeyHasher) -> Self {
-        self.hasher = hasher;
+        self.settings.hasher = hasher;
         self
     }
 
     /// Whether imported keys verify. They may have any text, so the checksum no longer keeps
     /// garbage from the cache and the store. Default: no.
     pub fn accept_imported(mut self, accept: bool) -> Self {
-        self.accept_imported = accept;
+        self.settings.accept_imported = accept;
         self
     }
 
     /// Where the time comes from. Default: [`SystemClock`].
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
+        self.settings.clock = Arc::new(clock);
         self
     }
 
     /// How long keys are remembered. Default: [`CacheConfig::default`].
     pub fn cache(mut self, config: CacheConfig) -> Self {
-        self.cache = config;
+        self.settings.cache = config;
         self
     }
 
     /// The most keys and owners whose limits are counted at one time; see
     /// [`LocalLimiter`] for what happens beyond. Default: [`LocalLimiter::DEFAULT_CAPACITY`].
     pub fn max_limited(mut self, subjects: usize) -> Self {
-        self.max_limited = subjects;
+        self.settings.max_limited = subjects;
         self
     }
 
     /// How many bad keys may come from one client address. Beyond it only keys that are in the
     /// cache already pass from there. Default: any number.
     pub fn failed_attempts(mut self, limit: RateLimit) -> Self {
-        self.failed_attempts = Some(limit);
+        self.settings.failed_attempts = Some(limit);
         self
     }
 
@@ -105,10 +103,44 @@ impl<S> Builder<S> {
             !interval.is_zero(),
             "use is gathered so that it need not be written all the time"
         );
-        self.flush_interval = interval;
+        self.settings.flush_interval = interval;
         self
     }
+}
 
+impl<S: KeyStore> Builder<S> {
+    /// A verifier that reads keys and writes nothing: it counts no use.
+    pub fn build_verifier(self) -> Verifier {
+        self.settings.into_verifier(Arc::new(self.store), None)
+    }
+}
+
+impl<S: KeyRepository> Builder<S> {
+    /// The keys, and a background task that writes their use.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime.
+    pub fn build(self) -> ApiKeys {
+        let interval = self.settings.flush_interval;
+        let repository: Arc<dyn KeyRepository> = Arc::new(self.store);
+        let store: Arc<dyn KeyStore> = Arc::clone(&repository) as _;
+        let verifier = self
+            .settings
+            .into_verifier(store, Some(UsageRecorder::default()));
+        let parts = Arc::downgrade(&verifier.parts);
+        let flusher = tokio::spawn(flush_regularly(parts, Arc::clone(&repository), interval));
+        let flusher = Arc::new(flusher.abort_handle());
+        ApiKeys {
+            repository,
+            verifier,
+            flusher,
+            actor: None,
+        }
+    }
+}
+
+impl Settings {
     fn into_verifier(self, store: Arc<dyn KeyStore>, usage: Option<UsageRecorder>) -> Verifier {
         let cache = Arc::new(KeyCache::new(store, Arc::clone(&self.clock), self.cache));
         let parts = Parts {
@@ -128,33 +160,17 @@ impl<S> Builder<S> {
     }
 }
 
-impl<S: KeyStore + Clone> Builder<S> {
-    /// A verifier that reads keys and writes nothing: it counts no use.
-    pub fn build_verifier(self) -> Verifier {
-        let store = Arc::new(self.store.clone());
-        self.into_verifier(store, None)
-    }
-}
-
-impl<S: KeyRepository + Clone> Builder<S> {
-    /// The keys, and a background task that writes their use.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a Tokio runtime.
-    pub fn build(self) -> ApiKeys {
-        let interval = self.flush_interval;
-        let repository: Arc<dyn KeyRepository> = Arc::new(self.store.clone());
-        let store: Arc<dyn KeyStore> = Arc::clone(&repository) as _;
-        let verifier = self.into_verifier(store, Some(UsageRecorder::default()));
-        let parts = Arc::downgrade(&verifier.parts);
-        let flusher = tokio::spawn(flush_regularly(parts, Arc::clone(&repository), interval));
-        let flusher = Arc::new(flusher.abort_handle());
-        ApiKeys {
-            repository,
-            verifier,
-            flusher,
-            actor: None,
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            format: KeyFormat::new("sk"),
+            hasher: KeyHasher::sha256(),
+            accept_imported: false,
+            clock: Arc::new(SystemClock::new()),
+            cache: CacheConfig::default(),
+            max_limited: LocalLimiter::DEFAULT_CAPACITY,
+            failed_attempts: None,
+            flush_interval: FLUSH_INTERVAL,
         }
     }
 }
@@ -180,13 +196,11 @@ async fn flush_regularly(
     }
 }
 
-impl<S> fmt::Debug for Builder<S> {
+impl<S: fmt::Debug> fmt::Debug for Builder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
-            .field("format", &self.format)
-            .field("hasher", &self.hasher)
-            .field("accept_imported", &self.accept_imported)
-            .field("cache", &self.cache)
-            .finish_non_exhaustive()
+            .field("store", &self.store)
+            .field("settings", &self.settings)
+            .finish()
     }
 }

@@ -152,9 +152,24 @@ impl ApiKeys {
     /// [`KeyErrorKind::Expired`] when an expired key is given another end,
     /// [`KeyErrorKind::Contended`], [`KeyErrorKind::Store`].
     pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, KeyError> {
-        let plan = move |key: &Key, now| {
+        self.update_if(id, update, |_| Ok(())).await
+    }
+
+    /// As [`ApiKeys::update`], if `allow` has nothing against it: it is asked about the very
+    /// version of the key that the change applies to.
+    pub(crate) async fn update_if<E>(
+        &self,
+        id: KeyId,
+        update: KeyUpdate,
+        allow: impl Fn(&KeyRecord) -> Result<(), E> + Send + 'static,
+    ) -> Result<Key, E>
+    where
+        E: From<KeyError> + Send + 'static,
+    {
+        let plan = move |key: &Key, now| -> Result<_, E> {
+            allow(&key.record)?;
             if key.record.revoked_at.is_some() {
-                return Err(KeyError::revoked(id));
+                return Err(KeyError::revoked(id).into());
             }
             let record = update.applied_to(&key.record, now)?;
             if record == key.record {
@@ -196,11 +211,26 @@ impl ApiKeys {
     /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Revoked`], [`KeyErrorKind::Expired`],
     /// [`KeyErrorKind::Contended`], [`KeyErrorKind::Store`].
     pub async fn rotate(&self, id: KeyId, grace: Duration) -> Result<Issued, KeyError> {
+        self.rotate_if(id, grace, |_| Ok(())).await
+    }
+
+    /// As [`ApiKeys::rotate`], if `allow` has nothing against it: it is asked about the very
+    /// version of the key that the new secret is for.
+    pub(crate) async fn rotate_if<E>(
+        &self,
+        id: KeyId,
+        grace: Duration,
+        allow: impl Fn(&KeyRecord) -> Result<(), E> + Send + 'static,
+    ) -> Result<Issued, E>
+    where
+        E: From<KeyError> + Send + 'static,
+    {
         let this = self.clone();
-        let plan = move |key: &Key, now: Timestamp| {
+        let plan = move |key: &Key, now: Timestamp| -> Result<_, E> {
+            allow(&key.record)?;
             match key.record.status(now) {
-                KeyStatus::Revoked => return Err(KeyError::revoked(id)),
-                KeyStatus::Expired => return Err(KeyError::expired(id)),
+                KeyStatus::Revoked => return Err(KeyError::revoked(id).into()),
+                KeyStatus::Expired => return Err(KeyError::expired(id).into()),
                 KeyStatus::Active | KeyStatus::Disabled => {}
             }
             let (secret, credential) = this.new_credential(&key.record, now)?;
@@ -342,10 +372,11 @@ impl ApiKeys {
     }
 
     /// Computes a change from the stored key and applies it, as often as it takes.
-    async fn change<T, P>(&self, id: KeyId, plan: P) -> Result<(Key, T), KeyError>
+    async fn change<T, E, P>(&self, id: KeyId, plan: P) -> Result<(Key, T), E>
     where
         T: Send + 'static,
-        P: Fn(&Key, Timestamp) -> Result<Plan<T>, KeyError> + Send + 'static,
+        E: From<KeyError> + Send + 'static,
+        P: Fn(&Key, Timestamp) -> Result<Plan<T>, E> + Send + 'static,
     {
         let this = self.clone();
         to_the_end(async move {
@@ -378,13 +409,13 @@ impl ApiKeys {
                 let digests = change.add_credential.as_ref().map(|added| added.digest);
                 // Also after an error: it may have been written all the same.
                 this.verifier.parts.cache.invalidate(id, digests.as_slice());
-                if applied? {
+                if applied.map_err(KeyError::from)? {
                     apply_to(&mut key, change);
                     return Ok((key, output));
                 }
                 tokio::task::yield_now().await;
             }
-            Err(KeyError::contended(id))
+            Err(KeyError::contended(id).into())
         })
         .await
     }

@@ -25,15 +25,17 @@ use crate::verify::Verifier;
 #[must_use]
 pub struct TestPrincipal {
     key: NewKey,
+    format: KeyFormat,
     realm: Realm,
 }
 
 impl TestPrincipal {
-    /// What the principal shall say of its key. The prefix and environment must be `sk` and `live`
-    /// or `test`, unless [`of`](Self::of) is given other ones.
+    /// What the principal shall say of its key. The prefix must be `sk`, `pk` or `rk` and the
+    /// environment `live` or `test`, unless [`of`](Self::of) says whose principal it is.
     pub fn new(key: NewKey) -> Self {
         Self {
             key,
+            format: KeyFormat::new("sk").prefix("pk").prefix("rk"),
             realm: Realm::new(),
         }
     }
@@ -42,6 +44,7 @@ impl TestPrincipal {
     /// verified, so that a whole router can be tested: its layers check scopes and limits, but
     /// look for no key.
     pub fn of(mut self, keys: &impl AsRef<Verifier>) -> Self {
+        self.format = keys.as_ref().format().clone();
         self.realm = keys.as_ref().realm();
         self
     }
@@ -55,7 +58,7 @@ impl TestPrincipal {
         let now = Timestamp::UNIX_EPOCH;
         let record = self
             .key
-            .into_record(&KeyFormat::new("sk").prefix("pk").prefix("rk"), now)
+            .into_record(&self.format, now)
             .unwrap_or_else(|error| panic!("invalid key for a test: {error}"));
         let credential = Credential {
             digest: KeyDigest::from_bytes([0; 32]),
@@ -71,6 +74,7 @@ impl TestPrincipal {
             key: key.into(),
             realm: self.realm,
             charged: false,
+            answered: false,
         }
     }
 }

@@ -33,11 +33,11 @@ impl Counters {
     }
 }
 
+/// The open counters. Only those to which the limiter's table leads are ever opened, and they are
+/// emptied when it leads there no more: so whoever remembers them finds nothing to charge, and looks
+/// for the subject's present ones.
 #[derive(Default)]
 pub(super) struct State {
-    /// Whether the limiter's table leads here. Counters that it does not lead to are empty and
-    /// must not be charged: there may be others of the same subject by now.
-    listed: bool,
     counters: SmallVec<[Counter; 1]>,
 }
 
@@ -51,12 +51,9 @@ struct Counter {
 type Places = SmallVec<[usize; 8]>;
 
 impl State {
-    /// Checks all charges and then writes all or none. `None`, and nothing done, when the counters
-    /// are not listed or one of those needed is not open.
+    /// Checks all charges and then writes all or none. `None`, and nothing done, when one of the
+    /// counters is not open.
     pub(super) fn acquire(&mut self, charges: &[Charge<'_>], now_nanos: u64) -> Option<Decision> {
-        if !self.listed {
-            return None;
-        }
         let mut places = Places::new();
         for charge in charges {
             places.push(self.place(charge)?);
@@ -87,9 +84,6 @@ impl State {
         charge: &Charge<'_>,
         now_nanos: u64,
     ) -> Option<LimitStatus> {
-        if !self.listed {
-            return None;
-        }
         let place = self.place(charge)?;
         let window = &mut self.counters[place].window;
         window.advance(now_nanos);
@@ -98,6 +92,12 @@ impl State {
             window.spend(charge.cost);
         }
         Some(status)
+    }
+
+    /// As [`State::acquire`] after [`State::open`] of the same charges.
+    pub(super) fn acquire_open(&mut self, charges: &[Charge<'_>], now_nanos: u64) -> Decision {
+        let decision = self.acquire(charges, now_nanos);
+        decision.expect("the counters of all charges are open")
     }
 
     /// Opens the counters that `charges` need and that are not open, each as `first` says, and
@@ -113,7 +113,7 @@ impl State {
         }
         self.counters.retain(|counter| {
             counter.window.advance(now_nanos);
-            counter.window.total() > 0 || charges.iter().any(|charge| counter.is_of(charge))
+            counter.window.total() > 0
         });
         for charge in charges {
             if self.place(charge).is_none() {
@@ -126,14 +126,8 @@ impl State {
         }
     }
 
-    /// The table leads here from now on.
-    pub(super) fn list(&mut self) {
-        self.listed = true;
-    }
-
-    /// The table leads here no more. Returns what was counted.
-    pub(super) fn unlist(&mut self) -> impl Iterator<Item = Window> {
-        self.listed = false;
+    /// Closes all counters and returns what they held.
+    pub(super) fn close(&mut self) -> impl Iterator<Item = Window> {
         self.counters.drain(..).map(|counter| counter.window)
     }
 
@@ -175,5 +169,29 @@ impl Counter {
         self.window.window_seconds() == charge.limit.window_seconds()
             && self.space == charge.space
             && (Arc::ptr_eq(&self.name, name) || self.name == *name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn idle_counters_are_dropped_when_others_are_opened() {
+        let mut state = State::default();
+        for second in 0..100 {
+            let limit = RateLimit::new(&second.to_string(), 5, Duration::from_secs(2)).unwrap();
+            let charges = [Charge {
+                limit: &limit,
+                space: LimitSpace::Key,
+                cost: 1,
+            }];
+            let now_nanos = second * 1_000_000_000;
+            state.open(&charges, now_nanos, Window::new);
+            assert!(state.acquire_open(&charges, now_nanos).is_admitted());
+            assert!(state.counters.len() <= 3);
+        }
     }
 }

@@ -4,7 +4,7 @@ use foldhash::quality::RandomState;
 use indexmap::IndexMap;
 
 use super::counters::{Counters, State};
-use super::{Charge, Subject, SubjectId};
+use super::{Charge, SubjectId};
 use crate::limit::{RateLimit, Window};
 
 /// Some of a limiter's subjects, and what those used that were evicted from among them.
@@ -17,33 +17,30 @@ pub(super) struct Shard {
     hand: usize,
     /// For each length of window at least what any subject had used in it when it was evicted.
     overflow: Vec<Window>,
+    /// Whether evicted subjects are just forgotten.
+    forgetful: bool,
 }
 
 impl Shard {
-    /// How many subjects are looked at for each new one.
-    const SAMPLE: usize = 8;
+    /// How many subjects are looked at for each new one: while there is room, enough to drop the
+    /// idle ones as fast as others come; when there is none, more, to find one that is idle.
+    const SAMPLE: usize = 2;
+    const SAMPLE_WHEN_FULL: usize = 8;
 
-    /// The listed counters of `subject`; at the price of those of another one, if it is new and
-    /// there are `capacity` already.
-    pub(super) fn counters_of(
-        &mut self,
-        subject: &Subject,
-        limiter: u64,
-        capacity: usize,
-        now_nanos: u64,
-    ) -> Arc<Counters> {
-        if let Some(counters) = self.subjects.get(subject.id()) {
-            return Arc::clone(counters);
+    pub(super) fn new(forgetful: bool) -> Self {
+        Self {
+            forgetful,
+            ..Self::default()
         }
-        self.make_room(capacity, now_nanos);
-        // Counters that were evicted are listed anew, so that all who remember them may use them.
-        let counters = subject
-            .remembered(limiter)
-            .map_or_else(|| Arc::new(Counters::new(limiter)), Arc::clone);
-        counters.lock().list();
-        self.subjects
-            .insert(subject.id().clone(), Arc::clone(&counters));
-        counters
+    }
+
+    pub(super) fn counters_of(&self, subject: &SubjectId) -> Option<Arc<Counters>> {
+        self.subjects.get(subject).map(Arc::clone)
+    }
+
+    /// Leads to `counters` from now on.
+    pub(super) fn insert(&mut self, subject: &SubjectId, counters: Arc<Counters>) {
+        self.subjects.insert(subject.clone(), counters);
     }
 
     /// Opens the counters that `charges` need. A counter that is not open may be one of a subject
@@ -61,10 +58,16 @@ impl Shard {
     }
 
     /// Looks at the next few subjects and drops those that have nothing counted any more. Where
-    /// that leaves no room, evicts the one among them that has used the least.
-    fn make_room(&mut self, capacity: usize, now_nanos: u64) {
+    /// that leaves no room below `capacity`, evicts the one among them that has used the least.
+    pub(super) fn make_room(&mut self, capacity: usize, now_nanos: u64) {
         let mut least = (u64::MAX, 0);
-        for _ in 0..Self::SAMPLE.min(self.subjects.len()) {
+        let full = self.subjects.len() >= capacity;
+        let sample = if full {
+            Self::SAMPLE_WHEN_FULL
+        } else {
+            Self::SAMPLE
+        };
+        for _ in 0..sample.min(self.subjects.len()) {
             if self.hand >= self.subjects.len() {
                 self.hand = 0;
             }
@@ -91,7 +94,9 @@ impl Shard {
             window.advance(now_nanos);
             window.total() > 0
         });
-        for used in counters.lock().unlist() {
+        let mut counters = counters.lock();
+        let used = counters.close().filter(|_| !self.forgetful);
+        for used in used {
             let of_length = |window: &&mut Window| window.window_seconds() == used.window_seconds();
             match self.overflow.iter_mut().find(of_length) {
                 Some(window) => window.cover(&used),

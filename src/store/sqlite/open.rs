@@ -4,6 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sqlx::SqlitePool;
+use sqlx::error::DatabaseError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
 use crate::store::StoreError;
@@ -83,7 +84,12 @@ pub(super) async fn writer(options: &SqliteConnectOptions) -> Result<SqlitePool,
 
 /// The connections that look keys up, made as they are needed.
 pub(super) fn readers(options: &SqliteConnectOptions) -> SqlitePool {
-    let options = options.clone().pragma("query_only", "ON");
+    let options = options
+        .clone()
+        .pragma("query_only", "ON")
+        // In KiB. It holds the inner pages of the two trees of a lookup among several million keys,
+        // so that each lookup reads two leaves anew and nothing else.
+        .pragma("cache_size", "-8192");
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let most = u32::try_from(processors)
         .unwrap_or(MOST_READERS)
@@ -107,7 +113,7 @@ fn lasting() -> SqlitePoolOptions {
 
 fn is_busy(error: &sqlx::Error) -> bool {
     const SQLITE_BUSY: u32 = 5;
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(DatabaseError::code);
     // The low byte is the primary code, the rest tells kinds of busy apart.
     code.and_then(|code| code.parse::<u32>().ok())
         .is_some_and(|code| code & 0xff == SQLITE_BUSY)

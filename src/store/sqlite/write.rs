@@ -1,6 +1,6 @@
 //! The changes. Each is one transaction; dropped half-way, it is rolled back.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 use super::rows::{micros, saturating};
@@ -186,7 +186,7 @@ pub(super) async fn record_usage(
             "last_used_at": delta.last_used_at.map(micros),
         })
     });
-    let deltas = serde_json::Value::from_iter(deltas).to_string();
+    let deltas = deltas.collect::<Value>().to_string();
     let mut transaction = begin(pool).await?;
     for statement in [ADD_USAGE, MOVE_LAST_USED] {
         sqlx::query(statement)

@@ -17,7 +17,7 @@ pub(super) async fn a_change_is_applied_with_its_event(store: Store) {
     let mut key = insert(&store, record()).await;
     let mut all = change(&key.record);
     let record = &mut all.record;
-    record.name = "renamed".to_owned();
+    record.name = "renamed".into();
     record.owner = Some("acme".to_owned());
     record.scopes = ScopeSet::new(["orders:*"]).expect("a scope");
     record.limits = RateLimits::new([RateLimit::per_minute(5)]).expect("a limit");
@@ -75,7 +75,7 @@ pub(super) async fn a_stale_change_is_not_applied(store: Store) {
     for version in [0, 1, 5, 7, u64::from(u32::MAX)] {
         let mut stale = change(&key.record);
         stale.record.version = version;
-        stale.record.name = "stale".to_owned();
+        stale.record.name = "stale".into();
         stale.end_credentials_at = Some(NOW);
         stale.add_credential = Some(credential());
         let contract = format!(
@@ -205,11 +205,11 @@ pub(super) async fn a_duplicate_credential_changes_nothing(store: Store) {
     let key = insert_with(&store, record(), ended).await;
     for known in [&other.credentials[0], &key.credentials[0]] {
         let mut rotation = change(&key.record);
-        rotation.record.name = "rotated".to_owned();
+        rotation.record.name = "rotated".into();
         rotation.end_credentials_at = Some(seconds_from_now(-2_000));
         rotation.add_credential = Some(known.clone());
         is_duplicate(
-            store.apply(&rotation).await,
+            &store.apply(&rotation).await,
             "a digest that exists already, ended or not",
         );
         for unchanged in [&key, &other] {

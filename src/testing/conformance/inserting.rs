@@ -81,10 +81,10 @@ fn peculiar_record() -> KeyRecord {
     const PECULIAR: &str =
         "'; DROP TABLE keys; --\"\\\n\t{}[]$1?:x Zürich 東京 🗝\u{fe0f} e\u{301} \u{202e}";
     let mut record = record();
-    record.name = PECULIAR.to_owned();
+    record.name = PECULIAR.into();
     record.owner = Some(PECULIAR.to_owned());
-    record.prefix = "pk".to_owned();
-    record.environment = PECULIAR.to_owned();
+    record.prefix = "pk".into();
+    record.environment = PECULIAR.into();
     record.scopes = ScopeSet::new(["*", "a'b:{}$1", "orders:*"]).expect("these are scopes");
     record.metadata = [("", ""), (PECULIAR, PECULIAR), ("null", "null")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -159,7 +159,7 @@ pub(super) async fn a_duplicate_leaves_no_trace(store: Store) {
     for known in [&first, &ended] {
         let mut other = record();
         let outcome = insert_copy(&store, &other, &known.credentials[0]).await;
-        is_duplicate(outcome, "a digest that exists already, ended or not");
+        is_duplicate(&outcome, "a digest that exists already, ended or not");
         assert_eq!(
             key(&store, other.id).await,
             None,
@@ -174,7 +174,7 @@ pub(super) async fn a_duplicate_leaves_no_trace(store: Store) {
         other.id = known.record.id;
         let unused = credential();
         is_duplicate(
-            insert_copy(&store, &other, &unused).await,
+            &insert_copy(&store, &other, &unused).await,
             "an id that exists already",
         );
         assert_eq!(
@@ -205,7 +205,7 @@ async fn insert_copy(
 }
 
 /// Checks clause 3 on an outcome.
-pub(super) fn is_duplicate<T: std::fmt::Debug>(outcome: Result<T, StoreError>, what: &str) {
+pub(super) fn is_duplicate<T: std::fmt::Debug>(outcome: &Result<T, StoreError>, what: &str) {
     let kind = outcome.as_ref().map_err(StoreError::kind);
     assert!(
         matches!(kind, Err(StoreErrorKind::Duplicate)),
@@ -234,7 +234,7 @@ pub(super) async fn of_concurrent_duplicates_one_is_written(store: Store) {
             .expect("KeyRepository::insert: it does not panic")
         {
             (id, Ok(())) => written.push(id),
-            (_, refused) => is_duplicate(refused, "a digest that another task is inserting"),
+            (_, refused) => is_duplicate(&refused, "a digest that another task is inserting"),
         }
     }
     let found = find(&store, &credential.digest).await;

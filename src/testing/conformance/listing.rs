@@ -49,8 +49,10 @@ pub(super) async fn every_filter_pages_through_all_that_fit(store: Store) {
         }
     }
 
-    let mut none = KeyFilter::default();
-    none.limit = 0;
+    let none = KeyFilter {
+        limit: 0,
+        ..KeyFilter::default()
+    };
     let page = store.list(&none).await.expect(ANSWERS);
     assert_eq!(
         page.keys,

@@ -1,5 +1,5 @@
 //! The store conformance suite: whether a store keeps the contracts of
-//! [`KeyStore`](crate::store::KeyStore) and [`KeyRepository`](crate::store::KeyRepository).
+//! [`KeyStore`] and [`KeyRepository`].
 //!
 //! ```
 //! use tower_api_key::MemoryStore;

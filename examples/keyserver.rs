@@ -1,0 +1,210 @@
+//! The crate as a running service: keys in SQLite, a few routes that need them, and the admin
+//! router to make and end them.
+//!
+//! ```console
+//! $ cargo run --example keyserver --features admin,sqlite
+//! listening on http://127.0.0.1:3000
+//! admin key: sk_live_…
+//! $ curl -H 'X-API-Key: sk_live_…' http://127.0.0.1:3000/v1/whoami
+//! ```
+//!
+//! `LISTEN`, `DATABASE_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what it logs.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::{env, io, iter};
+
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tower_api_key::{
+    ApiKeyLayer, ApiKeys, KeyFilter, KeyFormat, KeyPrincipal, NewKey, RateLimit, SqliteStore, admin,
+};
+use tracing_subscriber::EnvFilter;
+
+type Error = Box<dyn std::error::Error>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .init();
+    match serve().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("keyserver: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve() -> Result<(), Error> {
+    let Config {
+        listen,
+        database,
+        failed_attempts,
+    } = Config::from_env()?;
+    let stopped = stop_signal()?;
+    // Before the first key is made: nobody would see it if the port were taken.
+    let listener = TcpListener::bind(&listen)
+        .await
+        .map_err(|error| format!("LISTEN={listen}: {error}"))?;
+    let store = SqliteStore::open(&database)
+        .await
+        .map_err(|error| format!("DATABASE_URL: {}", with_causes(&error)))?;
+    let keys = ApiKeys::builder(store.clone())
+        .format(KeyFormat::new("sk").prefix("pk"))
+        .failed_attempts(failed_attempts)
+        .build();
+
+    let address = listener.local_addr()?;
+    let admin = first_key(&keys).await?.unwrap_or_default();
+    print!("listening on http://{address}\n{admin}");
+
+    let service = app(&keys).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
+        .with_graceful_shutdown(stopped)
+        .await?;
+    keys.shutdown().await?;
+    store.close().await;
+    Ok(())
+}
+
+/// What is wrong, and why: a store's error says no more than that it failed.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = iter::successors(Some(error), |&error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+/// Makes a key that may do everything, where there is none yet, and says which.
+async fn first_key(keys: &ApiKeys) -> Result<Option<String>, Error> {
+    let mut any = KeyFilter::default();
+    any.limit = 1;
+    if !keys.list(&any).await?.keys.is_empty() {
+        return Ok(None);
+    }
+    let issued = keys.issue(NewKey::named("admin").scopes(["*"])).await?;
+    Ok(Some(format!("admin key: {}\n", issued.secret().expose())))
+}
+
+// ---- The routes ----
+
+fn app(keys: &ApiKeys) -> Router {
+    let secret = ApiKeyLayer::new(keys);
+    let any = secret.accept_prefixes(["pk"]);
+    let list = get(orders).layer(secret.scopes(["orders:read"]));
+    let order = axum::routing::post(order).layer(secret.scopes(["orders:write"]).cost(5));
+    Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/v1/whoami", get(whoami).layer(any.clone()))
+        .route("/v1/public", get(public).layer(any.optional()))
+        .route(
+            "/v1/catalog",
+            get(catalog).layer(any.scopes(["catalog:read"])),
+        )
+        .route("/v1/orders", list.merge(order))
+        .nest("/admin", admin::router(keys))
+}
+
+async fn whoami(principal: KeyPrincipal) -> Json<Value> {
+    Json(json!({
+        "key_id": principal.key_id(),
+        "name": principal.name(),
+        "owner": principal.owner(),
+        "environment": principal.environment(),
+        "scopes": principal.scopes(),
+    }))
+}
+
+async fn public(principal: Option<KeyPrincipal>) -> Json<Value> {
+    Json(json!({ "key_id": principal.map(|principal| principal.key_id()) }))
+}
+
+async fn catalog() -> Json<Value> {
+    Json(json!({ "products": ["tea", "coffee"] }))
+}
+
+async fn orders() -> Json<Value> {
+    Json(json!({ "orders": [{ "id": 1, "product": "tea" }] }))
+}
+
+async fn order() -> (StatusCode, Json<Value>) {
+    (StatusCode::CREATED, Json(json!({ "id": 2 })))
+}
+
+// ---- What it is told ----
+
+struct Config {
+    listen: String,
+    database: String,
+    failed_attempts: RateLimit,
+}
+
+impl Config {
+    fn from_env() -> Result<Self, Error> {
+        if variable("REDIS_URL")?.is_some() {
+            return Err("REDIS_URL: this build does not know Redis".into());
+        }
+        let database = variable("DATABASE_URL")?.unwrap_or_else(|| "sqlite:keyserver.db".into());
+        // Not to be repeated in the message: there may be a password in it.
+        if database.starts_with("postgres://") || database.starts_with("postgresql://") {
+            return Err("DATABASE_URL: this build does not know PostgreSQL, only SQLite".into());
+        }
+        let per_minute = variable("FAILED_ATTEMPTS_PER_MINUTE")?.unwrap_or_else(|| "60".into());
+        let failed_attempts = match per_minute.parse() {
+            Ok(quota @ 1..=RateLimit::MAX_QUOTA) => RateLimit::per_minute(quota),
+            _ => {
+                return Err(format!(
+                    "FAILED_ATTEMPTS_PER_MINUTE={per_minute}: a number from 1 is needed"
+                )
+                .into());
+            }
+        };
+        Ok(Self {
+            listen: variable("LISTEN")?.unwrap_or_else(|| "127.0.0.1:3000".into()),
+            database,
+            failed_attempts,
+        })
+    }
+}
+
+/// An environment variable; an empty one counts as none.
+fn variable(name: &str) -> Result<Option<String>, Error> {
+    match env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(error) => Err(format!("{name}: {error}").into()),
+    }
+}
+
+/// Resolves at Ctrl-C or SIGTERM, also at one that comes before anybody waits for it.
+#[cfg(unix)]
+fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupt = tokio::signal::windows::ctrl_c()?;
+    Ok(async move {
+        interrupt.recv().await;
+    })
+}

@@ -1,0 +1,153 @@
+//! The query parameters of the listing and of the usage.
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use jiff::{SignedDuration, Timestamp};
+
+use super::rejection::Rejection;
+use crate::record::{KeyStatus, UsageBucket};
+use crate::store::KeyFilter;
+
+/// Query parameters that were not looked at yet.
+pub(super) struct Query(Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = Rejection;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Rejection> {
+        axum::extract::Query::try_from_uri(&parts.uri)
+            .map(|axum::extract::Query(parameters)| Self(parameters))
+            .map_err(|_| Rejection::query("query", "it cannot be read"))
+    }
+}
+
+impl Query {
+    /// The page of keys that is asked for.
+    pub(super) fn into_filter(mut self, now: Timestamp) -> Result<KeyFilter, Rejection> {
+        let mut filter = KeyFilter {
+            owner: self.take("owner")?,
+            environment: self.take("environment")?,
+            ..KeyFilter::default()
+        };
+        if let Some(status) = self.take("status")? {
+            filter.status = Some((read_status(&status)?, now));
+        }
+        if let Some(limit) = self.take("limit")? {
+            filter.limit = read_limit(&limit)?;
+        }
+        if let Some(cursor) = self.take("cursor")? {
+            let invalid = |_| Rejection::query("cursor", "use the `next_cursor` of a page");
+            filter.after = Some(cursor.parse().map_err(invalid)?);
+        }
+        self.finish()?;
+        Ok(filter)
+    }
+
+    /// The period of use that is asked for.
+    pub(super) fn into_period(mut self, now: Timestamp) -> Result<Period, Rejection> {
+        let from = self.take_time("from")?;
+        let to = self.take_time("to")?.unwrap_or(now);
+        let bucket = match self.take("bucket")?.as_deref() {
+            None | Some("hour") => Bucket::Hour,
+            Some("day") => Bucket::Day,
+            Some(_) => return Err(Rejection::query("bucket", "use `hour` or `day`")),
+        };
+        self.finish()?;
+        let from = from.unwrap_or_else(|| {
+            let day_before = to.checked_sub(SignedDuration::from_hours(24));
+            Bucket::Hour.start(day_before.unwrap_or(Timestamp::MIN))
+        });
+        if from > to {
+            return Err(Rejection::query("from", "it is after `to`"));
+        }
+        if to.duration_since(from) > SignedDuration::from_hours(366 * 24) {
+            let reason = "it is more than 366 days before `to`";
+            return Err(Rejection::query("from", reason));
+        }
+        Ok(Period { from, to, bucket })
+    }
+
+    fn take(&mut self, name: &str) -> Result<Option<String>, Rejection> {
+        let mut values = self.0.extract_if(.., |(known, _)| known == name);
+        let value = values.next().map(|(_, value)| value);
+        match values.next() {
+            None => Ok(value),
+            Some(_) => Err(Rejection::query(name, "it is there more than once")),
+        }
+    }
+
+    fn take_time(&mut self, name: &str) -> Result<Option<Timestamp>, Rejection> {
+        let invalid = |_| Rejection::query(name, "use a time as in `2026-11-23T10:00:00Z`");
+        let text = self.take(name)?;
+        text.map(|text| text.parse().map_err(invalid)).transpose()
+    }
+
+    /// Refuses what nobody took.
+    fn finish(self) -> Result<(), Rejection> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, _)) => Err(Rejection::query(name, "there is no such parameter")),
+        }
+    }
+}
+
+fn read_status(text: &str) -> Result<KeyStatus, Rejection> {
+    match text {
+        "active" => Ok(KeyStatus::Active),
+        "disabled" => Ok(KeyStatus::Disabled),
+        "expired" => Ok(KeyStatus::Expired),
+        "revoked" => Ok(KeyStatus::Revoked),
+        _ => {
+            let reason = "use `active`, `disabled`, `expired` or `revoked`";
+            Err(Rejection::query("status", reason))
+        }
+    }
+}
+
+fn read_limit(text: &str) -> Result<usize, Rejection> {
+    match text.parse() {
+        Ok(limit @ 1..=200) => Ok(limit),
+        _ => Err(Rejection::query("limit", "use 1 to 200")),
+    }
+}
+
+/// A period, and how to cut it.
+pub(super) struct Period {
+    pub(super) from: Timestamp,
+    pub(super) to: Timestamp,
+    pub(super) bucket: Bucket,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Bucket {
+    Hour,
+    Day,
+}
+
+impl Bucket {
+    /// Adds up hours, oldest first, that are of one bucket.
+    pub(super) fn gather(self, hours: Vec<UsageBucket>) -> Vec<UsageBucket> {
+        let mut gathered: Vec<UsageBucket> = Vec::new();
+        for hour in hours {
+            let start = self.start(hour.start);
+            match gathered.last_mut() {
+                Some(last) if last.start == start => {
+                    last.allowed += hour.allowed;
+                    last.denied += hour.denied;
+                }
+                _ => gathered.push(UsageBucket { start, ..hour }),
+            }
+        }
+        gathered
+    }
+
+    /// The beginning of the bucket that `time` is in, in UTC.
+    fn start(self, time: Timestamp) -> Timestamp {
+        let seconds = match self {
+            Self::Hour => 3_600,
+            Self::Day => 86_400,
+        };
+        let start = time.as_second().div_euclid(seconds) * seconds;
+        Timestamp::from_second(start).unwrap_or(Timestamp::MIN)
+    }
+}

@@ -1,0 +1,366 @@
+//! Layers inside of layers.
+
+use axum::Router;
+use axum::extract::Request;
+use axum::routing::get as on_get;
+use http::HeaderName;
+use tower_api_key::{
+    ApiKeyLayer, ApiKeys, CredentialSources, KeyPrincipal, MemoryStore, NewKey, RateLimit,
+};
+
+use crate::support::{Answer, Bench, SECOND, bearing, get, limit, panic_message, send};
+
+async fn whose(principal: Option<KeyPrincipal>) -> String {
+    principal.map_or("nobody".into(), |principal| principal.name().into())
+}
+
+/// A handler in these layers, the outermost first.
+fn nested<'a>(
+    layers: impl IntoIterator<Item = &'a ApiKeyLayer, IntoIter: DoubleEndedIterator>,
+) -> Router {
+    let app = Router::new().fallback(whose);
+    layers
+        .into_iter()
+        .rev()
+        .fold(app, |app, layer| app.layer(layer.clone()))
+}
+
+#[track_caller]
+fn told(answer: &Answer, status: u16, policy: &str, state: &str) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.header("ratelimit-policy").as_deref(), Some(policy));
+    assert_eq!(answer.header("ratelimit").as_deref(), Some(state));
+}
+
+#[tokio::test]
+async fn a_request_is_verified_counted_and_charged_once() {
+    let bench = Bench::new();
+    let key = NewKey::named("x")
+        .scopes(["a"])
+        .limit(limit("burst", 9, 16));
+    let issued = bench.issue(key).await;
+    let auth = bench.layer();
+    let app = nested([&auth, &auth.scopes(["a"]), &auth]);
+    let answer = send(&app, bearing(issued.secret().expose())).await;
+    told(&answer, 200, r#""burst";q=9;w=16"#, r#""burst";r=8;t=17"#);
+    assert_eq!(bench.store.lookups(), 1);
+    assert_eq!(bench.used(&issued).await, (1, 0));
+}
+
+#[tokio::test]
+async fn scopes_add_up() {
+    let bench = Bench::new();
+    let auth = bench.layer();
+    let app = nested([&auth.scopes(["a"]), &auth.scopes(["b"])]);
+    for (scopes, missing) in [
+        (&["a", "b"][..], None),
+        (&["a"], Some("b")),
+        (&["b"], Some("a")),
+    ] {
+        let key = NewKey::named("x").scopes(scopes.iter().copied());
+        let issued = bench.issue(key).await;
+        let answer = send(&app, bearing(issued.secret().expose())).await;
+        let Some(missing) = missing else {
+            assert_eq!((answer.status, bench.used(&issued).await), (200, (1, 0)));
+            continue;
+        };
+        assert_eq!(answer.status, 403);
+        assert_eq!(
+            answer.header("www-authenticate").unwrap(),
+            format!(r#"Bearer realm="api", error="insufficient_scope", scope="{missing}""#)
+        );
+        // Refused is refused, whichever layer it was.
+        assert_eq!(bench.used(&issued).await, (0, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_key_without_limits_is_told_none_by_any_layer() {
+    let bench = Bench::new();
+    let key = bench.secret(NewKey::named("x")).await;
+    let auth = bench.layer().legacy_limit_headers();
+    for app in [nested([&auth, &auth]), nested([&auth, &auth.scopes(["a"])])] {
+        let answer = send(&app, bearing(&key)).await;
+        let limits = answer
+            .headers
+            .iter()
+            .any(|(name, _)| name.contains("ratelimit"));
+        assert!(!limits, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_inner_cost_comes_on_top_and_the_answer_has_one_list() {
+    let bench = Bench::new();
+    let key = NewKey::named("x")
+        .limit(limit("burst", 100, 16))
+        .limit(limit("daily", 1_000, 1_600));
+    let key = bench.secret(key).await;
+    let auth = bench.layer();
+    let app = nested([&auth, &auth.cost(10), &auth, &auth.cost(5), &auth]);
+    let policy = r#""burst";q=100;w=16, "daily";q=1000;w=1600"#;
+    let state = r#""burst";r=84;t=17, "daily";r=984;t=1700"#;
+    told(&send(&app, bearing(&key)).await, 200, policy, state);
+}
+
+#[tokio::test]
+async fn an_inner_limit_comes_on_top() {
+    let bench = Bench::new();
+    let key = bench
+        .secret(NewKey::named("x").limit(limit("burst", 9, 16)))
+        .await;
+    let auth = bench.layer();
+    let (outer, inner) = (
+        auth.route_limits([limit("all", 8, 16)]),
+        auth.route_limits([limit("one", 7, 16)]),
+    );
+    let answer = send(&nested([&outer, &inner]), bearing(&key)).await;
+    told(
+        &answer,
+        200,
+        r#""burst";q=9;w=16, "all";q=8;w=16, "one";q=7;w=16"#,
+        r#""burst";r=8;t=17, "all";r=7;t=17, "one";r=6;t=17"#,
+    );
+}
+
+#[tokio::test]
+async fn limits_that_only_look_alike_are_both_told() {
+    let bench = Bench::new();
+    let key = bench
+        .secret(NewKey::named("x").limit(limit("burst", 9, 16)))
+        .await;
+    let auth = bench.layer();
+    let one = nested([&auth]);
+    for _ in 0..4 {
+        send(&one, bearing(&key)).await;
+    }
+    let app = nested([&auth, &auth.route_limits([limit("burst", 9, 16)])]);
+    let answer = send(&app, bearing(&key)).await;
+    told(
+        &answer,
+        200,
+        r#""burst";q=9;w=16, "burst";q=9;w=16"#,
+        r#""burst";r=4;t=17, "burst";r=8;t=17"#,
+    );
+}
+
+#[tokio::test]
+async fn defaults_of_an_inner_layer_hold_though_the_outer_one_limits_its_route() {
+    let bench = Bench::new();
+    let key = bench.secret(NewKey::named("x")).await;
+    let auth = bench.layer();
+    let outer = auth.route_limits([limit("route", 9, 16)]);
+    let app = nested([&outer, &auth, &auth.default_limits([limit("usual", 5, 16)])]);
+    told(
+        &send(&app, bearing(&key)).await,
+        200,
+        r#""route";q=9;w=16, "usual";q=5;w=16"#,
+        r#""route";r=8;t=17, "usual";r=4;t=17"#,
+    );
+}
+
+#[tokio::test]
+async fn an_inner_429_charges_nothing_of_its_own() {
+    let bench = Bench::new();
+    let issued = bench
+        .issue(NewKey::named("x").limit(limit("burst", 9, 16)))
+        .await;
+    let auth = bench.layer();
+    let inner = auth.route_limits([limit("wide", 9, 1_600), limit("tight", 1, 16)]);
+    let app = nested([&auth, &inner]);
+    let policy = r#""burst";q=9;w=16, "wide";q=9;w=1600, "tight";q=1;w=16"#;
+    let request = || bearing(issued.secret().expose());
+    let state = r#""burst";r=8;t=17, "wide";r=8;t=1700, "tight";r=0;t=17"#;
+    told(&send(&app, request()).await, 200, policy, state);
+
+    bench.clock.advance(SECOND);
+    let answer = send(&app, request()).await;
+    let state = r#""burst";r=7;t=16, "wide";r=8;t=1699, "tight";r=0;t=16"#;
+    told(&answer, 429, policy, state);
+    assert_eq!(answer.header("retry-after").unwrap(), "16");
+    assert!(answer.body.contains(r#""violated-policies":["tight"]"#));
+    assert_eq!(answer.header("cache-control").unwrap(), "no-store");
+    assert_eq!(bench.used(&issued).await, (1, 1));
+}
+
+#[tokio::test]
+async fn an_inner_403_tells_the_limits_of_both_layers() {
+    let bench = Bench::new();
+    let key = bench
+        .secret(NewKey::named("x").limit(limit("burst", 9, 16)))
+        .await;
+    let auth = bench.layer();
+    let inner = auth.scopes(["a"]).route_limits([limit("one", 7, 16)]);
+    let answer = send(&nested([&auth, &inner]), bearing(&key)).await;
+    told(
+        &answer,
+        403,
+        r#""burst";q=9;w=16, "one";q=7;w=16"#,
+        r#""burst";r=8;t=17, "one";r=7;t=0"#,
+    );
+}
+
+#[tokio::test]
+async fn an_inner_401_is_the_answer_that_any_bad_key_gets() {
+    let bench = Bench::new();
+    let auth = bench.layer();
+    let app = nested([&auth.accept_prefixes(["pk"]), &auth.environments(["live"])]);
+    let limited = || NewKey::named("x").limit(limit("burst", 9, 16));
+    let of_test = bench.secret(limited().environment("test")).await;
+    let public = bench.secret(limited().prefix("pk")).await;
+    let unknown = send(&app, get("/", &[("x-api-key", b"x")])).await;
+    assert_eq!((unknown.status, &*unknown.code()), (401, "invalid_key"));
+    for key in [&of_test, &public] {
+        let answer = send(&app, get("/", &[("x-api-key", key.as_bytes())])).await;
+        assert_eq!(answer, unknown);
+        assert_eq!(send(&app, bearing(key)).await, unknown);
+    }
+}
+
+#[tokio::test]
+async fn a_hook_on_an_inner_layer_loses_no_limits() {
+    let bench = Bench::new();
+    let key = bench
+        .secret(NewKey::named("x").limit(limit("burst", 9, 16)))
+        .await;
+    let auth = bench.layer();
+    let inner = auth.cost(10).on_denial(|_, _, answer| {
+        let mut fresh = http::Response::new("own".into());
+        *fresh.status_mut() = answer.status();
+        fresh
+    });
+    let answer = send(&nested([&auth, &inner]), bearing(&key)).await;
+    told(&answer, 429, r#""burst";q=9;w=16"#, r#""burst";r=8;t=17"#);
+    assert_eq!(answer.body, "own");
+}
+
+#[tokio::test]
+async fn an_outer_layer_that_is_optional_does_not_open_an_inner_one() {
+    let bench = Bench::new();
+    let key = bench.secret(NewKey::named("x")).await;
+    let auth = bench.layer();
+    let app = nested([&auth.optional(), &auth]);
+    let answer = send(&app, get("/", &[])).await;
+    assert_eq!(answer.code(), "missing_key");
+    assert_eq!(send(&app, bearing(&key)).await.body, "x");
+    let app = nested([&auth, &auth.optional()]);
+    assert_eq!(send(&app, get("/", &[])).await.status, 401);
+    assert_eq!(send(&app, bearing(&key)).await.body, "x");
+}
+
+#[tokio::test]
+async fn an_inner_layer_that_passes_preflights_keeps_the_outer_ones_principal() {
+    let bench = Bench::new();
+    let key = bench.secret(NewKey::named("x")).await;
+    let auth = bench.layer();
+    let bearer = format!("Bearer {key}");
+    let lines: &[(&str, &[u8])] = &[
+        ("origin", b"https://example.com"),
+        ("access-control-request-method", b"PUT"),
+        ("authorization", bearer.as_bytes()),
+    ];
+    let mut preflight = get("/", lines);
+    *preflight.method_mut() = http::Method::OPTIONS;
+    let app = nested([&auth, &auth.allow_preflight()]);
+    assert_eq!(send(&app, preflight).await.body, "x");
+}
+
+/// Other keys, which come in a header of their own.
+async fn others() -> (ApiKeyLayer, String) {
+    let keys = ApiKeys::builder(MemoryStore::new()).build();
+    let key = NewKey::named("foreign").limit(RateLimit::per_minute(5));
+    let issued = keys.issue(key).await.unwrap();
+    let header = HeaderName::from_static("x-other-key");
+    let layer = ApiKeyLayer::new(&keys).sources(CredentialSources::none().header(header));
+    (layer, issued.secret().expose().to_owned())
+}
+
+#[tokio::test]
+async fn other_keys_open_nothing() {
+    let bench = Bench::new();
+    let ours = bench.secret(NewKey::named("ours")).await;
+    let (foreign, theirs) = others().await;
+    let own = ("x-api-key", ours.as_bytes());
+    let other = ("x-other-key", theirs.as_bytes());
+    let auth = bench.layer();
+
+    let app = nested([&foreign, &auth]);
+    assert_eq!(send(&app, get("/", &[other])).await.code(), "missing_key");
+    assert_eq!(send(&app, get("/", &[own])).await.code(), "missing_key");
+    assert_eq!(send(&app, get("/", &[own, other])).await.body, "ours");
+    let app = nested([&auth, &foreign]);
+    assert_eq!(send(&app, get("/", &[own, other])).await.body, "foreign");
+
+    // Not even where no key is needed: the handler would take it for one of ours.
+    let app = nested([&foreign, &auth.optional()]);
+    assert_eq!(send(&app, get("/", &[other])).await.body, "nobody");
+    let app = nested([&foreign, &auth.allow_preflight()]);
+    let lines: &[(&str, &[u8])] = &[
+        ("origin", b"https://example.com"),
+        ("access-control-request-method", b"PUT"),
+        other,
+    ];
+    let mut preflight = get("/", lines);
+    *preflight.method_mut() = http::Method::OPTIONS;
+    assert_eq!(send(&app, preflight).await.body, "nobody");
+}
+
+#[tokio::test]
+async fn layers_of_two_services_each_tell_their_limits() {
+    let bench = Bench::new();
+    let ours = bench
+        .secret(NewKey::named("ours").limit(limit("burst", 9, 16)))
+        .await;
+    let (foreign, theirs) = others().await;
+    let auth = bench.layer();
+    let lines = [
+        ("x-api-key", ours.as_bytes()),
+        ("x-other-key", theirs.as_bytes()),
+    ];
+    let answer = send(&nested([&foreign, &auth, &auth.cost(2)]), get("/", &lines)).await;
+    assert_eq!(answer.status, 200);
+    let policy = answer.header("ratelimit-policy").unwrap();
+    assert_eq!(policy, r#""burst";q=9;w=16, "minute";q=5;w=60"#);
+    let state = answer.header("ratelimit").unwrap();
+    assert!(
+        state.starts_with(r#""burst";r=6;t=17, "minute";r=4;t="#),
+        "{state}"
+    );
+    assert_eq!(answer.header("vary").unwrap(), "X-API-Key, x-other-key");
+}
+
+#[tokio::test]
+async fn a_handler_in_an_inner_layer_sees_one_principal() {
+    let bench = Bench::new();
+    let key = bench.secret(NewKey::named("x").scopes(["a"])).await;
+    let auth = bench.layer();
+    let handler = async |request: Request| {
+        let principal = request.extensions().get::<KeyPrincipal>().unwrap();
+        principal.require("a").is_ok().to_string()
+    };
+    let app = Router::new()
+        .route("/", on_get(handler).layer(auth.scopes(["a"])))
+        .layer(auth);
+    assert_eq!(send(&app, bearing(&key)).await.body, "true");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_layer_is_said_by_name_when_it_is_built() {
+    let bench = Bench::new();
+    let auth = bench.layer();
+    for scope in ["orders:", "", "a b", "orders:*", "*"] {
+        let message = panic_message(|| drop(auth.scopes(["fine", scope])));
+        assert!(message.contains(&format!("{scope:?}")), "{message}");
+    }
+    let message = panic_message(|| drop(auth.accept_prefixes(["pk", "rk"])));
+    assert!(message.contains(r#""rk""#), "{message}");
+    let message = panic_message(|| drop(auth.environments(["live", "staging"])));
+    assert!(message.contains(r#""staging""#), "{message}");
+    for realm in ["a\"b", "a\\b", "ä", "a\nb"] {
+        let message = panic_message(|| drop(auth.realm(realm)));
+        assert!(message.contains(&format!("{realm:?}")), "{message}");
+    }
+    let twice = [limit("a", 1, 1), limit("a", 2, 2)];
+    let message = panic_message(|| drop(auth.route_limits(twice)));
+    assert!(message.contains("same name"), "{message}");
+}
