@@ -14,11 +14,11 @@ use tower_api_key::{
 };
 
 use crate::core_support::{
-    Bench, NANOSECOND, SECOND, outage, refusal, settle, unknown_key, verify,
+    Bench, NANOSECOND, SECOND, almost, outage, refusal, settle, unknown_key, verify,
 };
 
-const TTL: Duration = Duration::from_secs(60);
-const STALE: Duration = Duration::from_secs(600);
+const TTL: Duration = Duration::from_mins(1);
+const STALE: Duration = Duration::from_mins(10);
 
 #[tokio::test]
 async fn a_thousand_cold_verifications_are_one_lookup() {
@@ -335,7 +335,7 @@ async fn misses_are_remembered_for_their_ttl() {
     let text = unknown_key();
     for (advance, lookups) in [
         (Duration::ZERO, 1),
-        (5 * SECOND - NANOSECOND, 1),
+        (almost(5 * SECOND), 1),
         (NANOSECOND, 2),
         (SECOND, 2),
     ] {
@@ -507,7 +507,7 @@ async fn a_known_key_survives_an_outage_for_the_stated_time() {
     let text = issued.secret().expose();
     bench.verify(text).await.unwrap();
     bench.store.fail(true);
-    for advance in [TTL, SECOND, STALE - SECOND - NANOSECOND] {
+    for advance in [TTL, SECOND, almost(STALE.saturating_sub(SECOND))] {
         bench.clock.advance(advance);
         for _ in 0..3 {
             bench.verify(text).await.unwrap();
@@ -528,7 +528,7 @@ async fn an_expired_key_does_not_survive_in_an_outage() {
     let text = issued.secret().expose();
     bench.verify(text).await.unwrap();
     bench.store.fail(true);
-    bench.clock.advance(2 * TTL - NANOSECOND);
+    bench.clock.advance(almost(2 * TTL));
     bench.verify(text).await.unwrap();
     bench.clock.advance(NANOSECOND);
     assert_eq!(refusal(bench.verify(text).await), DenialReason::Expired);
@@ -723,7 +723,7 @@ async fn a_key_is_refused_at_the_instant_of_its_end_cached_or_not() {
     for text in texts {
         bench.verify(text).await.unwrap();
     }
-    bench.clock.advance(10 * SECOND - NANOSECOND);
+    bench.clock.advance(almost(10 * SECOND));
     for text in texts {
         bench.verify(text).await.unwrap();
         verify(bench.elsewhere().verifier(), text).await.unwrap();
@@ -763,7 +763,7 @@ async fn a_wall_clock_that_is_set_moves_ends_but_not_the_cache() {
     bench.clock.set_wall(began + TTL);
     assert_eq!(refusal(bench.verify(text).await), DenialReason::Expired);
     bench.clock.set_wall(began - 100 * TTL);
-    bench.clock.advance(TTL - NANOSECOND);
+    bench.clock.advance(almost(TTL));
     bench.verify(text).await.unwrap();
     assert_eq!(bench.store.lookups(), 1);
     bench.clock.advance(NANOSECOND);
@@ -777,9 +777,9 @@ async fn a_key_is_remembered_for_its_ttl_exactly() {
     let issued = bench.issue().await;
     for (advance, lookups) in [
         (Duration::ZERO, 1),
-        (TTL - NANOSECOND, 1),
+        (almost(TTL), 1),
         (NANOSECOND, 2),
-        (TTL - NANOSECOND, 2),
+        (almost(TTL), 2),
         (TTL, 3),
     ] {
         bench.clock.advance(advance);
@@ -805,7 +805,7 @@ async fn the_ttl_counts_from_when_the_store_was_asked() {
     bench.clock.advance(TTL / 2);
     bench.store.hold_lookups(false);
     early.await.unwrap().unwrap();
-    bench.clock.advance(TTL / 2 - NANOSECOND);
+    bench.clock.advance(almost(TTL / 2));
     bench.verify(text).await.unwrap();
     bench.clock.advance(NANOSECOND);
     assert_eq!(refusal(bench.verify(text).await), DenialReason::Revoked);

@@ -81,6 +81,11 @@ pub(crate) fn unknown_key() -> ApiKey {
     KeyFormat::new("sk").generate("sk", "live").unwrap()
 }
 
+/// `time` without its last nanosecond.
+pub(crate) fn almost(time: Duration) -> Duration {
+    time.saturating_sub(NANOSECOND)
+}
+
 /// Why a verification was refused.
 #[track_caller]
 pub(crate) fn refusal(outcome: Result<Verified, Denial>) -> DenialReason {

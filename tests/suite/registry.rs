@@ -16,8 +16,8 @@ use tower_api_key::{
 
 use crate::core_support::{Bench, NANOSECOND, SECOND, refusal, settle, unknown_key, verify};
 
-const MINUTE: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_secs(86_400);
+const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Runs `test` over every store that needs no server.
 async fn over_each_store(test: impl AsyncFn(ApiKeys, ManualClock)) {
@@ -187,7 +187,7 @@ async fn nothing_expired_comes_back() {
         let id = issued.key().record.id;
         let later = keys.now() + DAY;
         // To the microsecond that stores keep.
-        clock.advance(MINUTE - Duration::from_micros(1));
+        clock.advance(MINUTE.saturating_sub(Duration::from_micros(1)));
         keys.disable(id).await.unwrap();
         clock.advance(Duration::from_micros(1));
         for refused in [

@@ -14,9 +14,11 @@ use tower_api_key::{
     MemoryStore, NewKey, RateLimit, Requirements, StoreError, StoredKey, UsageBucket, UsageDelta,
 };
 
-use crate::core_support::{Bench, NANOSECOND, SECOND, refusal, settle, unknown_key, verify};
+use crate::core_support::{
+    Bench, NANOSECOND, SECOND, almost, refusal, settle, unknown_key, verify,
+};
 
-const HOUR: Duration = Duration::from_secs(3_600);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// What is stored of a key's use: (hours since the clock's beginning, allowed, denied).
 async fn stored(keys: &ApiKeys, id: KeyId) -> Vec<(i64, u64, u64)> {
@@ -93,7 +95,7 @@ async fn each_hour_has_its_own_counts() {
             bench.verify(text).await.unwrap();
         }
     };
-    bench.clock.advance(HOUR - NANOSECOND);
+    bench.clock.advance(almost(HOUR));
     verify(2).await;
     // Between two flushes.
     bench.clock.advance(NANOSECOND);
@@ -330,7 +332,7 @@ async fn use_is_written_every_ten_seconds_until_the_shutdown() {
     tokio::time::sleep(instant).await;
     for round in 1..=3 {
         bench.verify(text).await.unwrap();
-        tokio::time::sleep(10 * SECOND - 2 * instant).await;
+        tokio::time::sleep((10 * SECOND).saturating_sub(2 * instant)).await;
         assert_eq!(stored(&bench.keys, id).await.len(), usize::from(round > 1));
         tokio::time::sleep(2 * instant).await;
         assert_eq!(stored(&bench.keys, id).await, [(0, round, 0)]);

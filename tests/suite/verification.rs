@@ -10,7 +10,7 @@ use tower_api_key::{
     Verified, Verifier,
 };
 
-use crate::core_support::{Bench, NANOSECOND, SECOND, refusal, unknown_key};
+use crate::core_support::{Bench, NANOSECOND, SECOND, almost, refusal, unknown_key};
 
 async fn ask(keys: &ApiKeys, text: &str, needs: &Requirements) -> Result<Verified, Denial> {
     keys.verifier().verify(Attempt::new(text), needs).await
@@ -163,8 +163,8 @@ async fn refused_requests_take_nothing_of_the_quota() {
     }
     bench.keys.enable(id).await.unwrap();
     for left in (0..5).rev() {
-        let verified = verifier.verify(attempt, &reads).await.unwrap();
-        for (_, status) in verified.limits().iter() {
+        let passed = verifier.verify(attempt, &reads).await.unwrap();
+        for (_, status) in passed.limits().iter() {
             assert_eq!(status.remaining, left);
         }
     }
@@ -454,7 +454,7 @@ async fn a_request_takes_its_cost_and_may_come_again_when_it_is_told() {
     let denial = left(4).await.unwrap_err();
     assert_eq!(denial.reason(), DenialReason::Quota);
     let wait = denial.retry_after().unwrap();
-    bench.clock.advance(wait - NANOSECOND);
+    bench.clock.advance(almost(wait));
     assert_eq!(left(4).await.unwrap_err().reason(), DenialReason::Quota);
     bench.clock.advance(NANOSECOND);
     assert_eq!(left(4).await.unwrap(), 0);
@@ -529,9 +529,7 @@ async fn too_many_bad_keys_from_one_address_spare_the_store() {
     verify(cold.secret(), bad).await.unwrap();
 
     let denial = verify(&unknown_key(), bad).await.unwrap_err();
-    bench
-        .clock
-        .advance(denial.retry_after().unwrap() - NANOSECOND);
+    bench.clock.advance(almost(denial.retry_after().unwrap()));
     let outcome = verify(&unknown_key(), bad).await;
     assert_eq!(refusal(outcome), DenialReason::Failures);
     bench.clock.advance(NANOSECOND);
@@ -550,7 +548,7 @@ async fn no_debug_shows_a_secret_or_a_digest() {
     let attempt = Attempt::new(&text);
     let needs = Requirements::new();
     let verifier = bench.keys.verifier();
-    let verified = verifier.verify(attempt, &needs).await.unwrap();
+    let passed = verifier.verify(attempt, &needs).await.unwrap();
     let limited = verifier.verify(attempt, &needs).await.unwrap_err();
     bench.keys.flush().await.unwrap();
     bench.keys.disable(id).await.unwrap();
@@ -590,8 +588,8 @@ async fn no_debug_shows_a_secret_or_a_digest() {
         &layer,
         &attempt,
         &needs,
-        &verified,
-        verified.principal(),
+        &passed,
+        passed.principal(),
         &limited,
         &disabled,
         &outage,
