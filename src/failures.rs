@@ -27,7 +27,7 @@ impl FailureLimiter {
 
     /// Counts a failure. How long to wait, if it is one too many.
     pub(crate) fn record(&self, address: IpAddr, now: Moment) -> Option<Duration> {
-        match self.charge(address, 1, now).verdict {
+        match self.charge(address, 1, now).verdict() {
             Verdict::Denied { retry_after } => Some(retry_after),
             _ => None,
         }
@@ -43,7 +43,7 @@ impl FailureLimiter {
         };
         let decision = self.limiter.acquire(&subject, &[charge], now);
         let status = decision.statuses()[0];
-        (status.remaining == 0).then_some(status.resets_in)
+        (status.remaining() == 0).then_some(status.resets_in())
     }
 
     fn charge(&self, address: IpAddr, cost: u64, now: Moment) -> LimitStatus {

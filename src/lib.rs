@@ -77,6 +77,7 @@
 
 #[cfg(feature = "admin")]
 pub mod admin;
+mod bill;
 mod cache;
 mod clock;
 mod denial;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
+use crate::bill::Bill;
 use crate::cache::CachedKey;
 use crate::denial::Denial;
 use crate::record::KeyId;
@@ -19,13 +20,30 @@ use crate::scope::{Scope, ScopeSet};
 pub struct KeyPrincipal {
     pub(crate) key: Arc<CachedKey>,
     pub(crate) realm: Realm,
-    /// Whether the key's own limits, or defaults in their place, were charged for this request.
-    pub(crate) charged: bool,
+    /// What was charged for this request.
+    pub(crate) bill: Bill,
     /// Whether an outer layer has taken it on to write what the answer says of limits.
     pub(crate) answered: bool,
 }
 
 impl KeyPrincipal {
+    pub(crate) fn new(key: Arc<CachedKey>, realm: Realm, bill: Bill) -> Self {
+        Self {
+            key,
+            realm,
+            bill,
+            answered: false,
+        }
+    }
+
+    /// The same principal, after a nested layer.
+    pub(crate) fn with_bill(&self, bill: Bill) -> Self {
+        Self {
+            bill,
+            ..self.clone()
+        }
+    }
+
     /// The key's stable identity.
     pub fn key_id(&self) -> KeyId {
         self.key.record.id

@@ -14,19 +14,20 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::bill::Bill;
 use crate::cache::{Cached, CachedKey, KeyCache};
 use crate::clock::{Clock, Moment};
 use crate::denial::{Denial, DenialReason};
 use crate::failures::FailureLimiter;
 use crate::key::{Candidates, KeyDigest, KeyFormat, KeyHasher, MAX_KEY_LEN};
-use crate::limit::{Charge, LimitReport, LimitSpace, LocalLimiter, RateLimits};
+use crate::limit::{LimitReport, LocalLimiter};
 use crate::principal::{KeyPrincipal, Realm};
 use crate::record::{KeyId, KeyStatus};
-use crate::requirements::{LimitBy, Requirements};
+use crate::requirements::Requirements;
 use crate::usage::{Outcome, UsageRecorder};
 
 /// Decides whether a key is good for a request. Knows no HTTP: a gRPC service, a WebSocket hub or
@@ -142,6 +143,9 @@ impl Verifier {
 
     /// What a further layer of the same keys asks of a request that was verified already: its own
     /// scopes, kinds and environments, its own limits, and its own cost if it names one.
+    ///
+    /// When it refuses the request, the layers around it [withdraw](Self::withdraw) what they have
+    /// charged, so the denial tells the limits as they are then.
     pub(crate) fn extend(
         &self,
         principal: &KeyPrincipal,
@@ -150,30 +154,31 @@ impl Verifier {
         let parts = &*self.parts;
         let now = parts.clock.now();
         let key = &principal.key;
-        let base = !principal.charged || needs.cost.is_some();
-        let tell = |denial: Denial| denial.with_limits(parts.spend(key, needs, base, 0, now));
-        let outcome = parts
+        let of_key = |denial: Denial| denial.of_key(key.record.id);
+        let bill = principal.bill.on_top(key, needs, now);
+        parts
             .check_kind(key, needs)
-            .map_err(|reason| parts.fail(reason, None, now))
-            .and_then(|()| check_scopes(key, needs).map_err(tell))
-            .and_then(|()| parts.charge(key, needs, base, now));
-        match outcome {
-            Ok(limits) => {
-                let charged = principal.charged || !limits.base().is_empty();
-                Ok(Verified {
-                    principal: KeyPrincipal {
-                        charged,
-                        ..principal.clone()
-                    },
-                    limits,
-                })
-            }
-            Err(denial) => {
-                if let Some(usage) = &parts.usage {
-                    usage.record_refusal_after_all(&key.usage, now);
-                }
-                Err(denial.of_key(key.record.id))
-            }
+            .map_err(|reason| of_key(parts.fail(reason, None, now)))?;
+        check_scopes(key, needs).map_err(|denial| {
+            of_key(denial).with_limits(bill.foresee(key, &parts.limiter, false))
+        })?;
+        let limits = bill.charge(key, &parts.limiter);
+        if !limits.is_admitted() {
+            let limits = bill.foresee(key, &parts.limiter, true);
+            return Err(of_key(Denial::rate_limited(limits)));
+        }
+        let principal = principal.with_bill(bill);
+        Ok(Verified { principal, limits })
+    }
+
+    /// Takes back what a layer has charged for a request that a nested one refused. The outermost
+    /// layer also counts the request as refused, `after_all`.
+    pub(crate) fn withdraw(&self, principal: &KeyPrincipal, after_all: bool) {
+        let parts = &*self.parts;
+        let (key, now) = (&principal.key, parts.clock.now());
+        principal.bill.take_back(key, &parts.limiter, now);
+        if let (true, Some(usage)) = (after_all, &parts.usage) {
+            usage.record_refusal_after_all(&key.usage, now);
         }
     }
 
@@ -235,24 +240,24 @@ impl Parts {
             self.count(&key, Outcome::NotValid, now);
             return Err(self.fail(reason, address, now).of_key(key.record.id));
         }
+        let bill = Bill::new(&key, needs, now);
         let admitted = check_address(&key, address)
             .and_then(|()| check_scopes(&key, needs))
             // The answer to a verified key tells its limits, also where nothing is charged.
-            .map_err(|denial| denial.with_limits(self.spend(&key, needs, true, 0, now)))
-            .and_then(|()| self.charge(&key, needs, true, now));
+            .map_err(|denial| denial.with_limits(bill.ask(&key, &self.limiter)))
+            .and_then(|()| {
+                let limits = bill.charge(&key, &self.limiter);
+                if limits.is_admitted() {
+                    Ok(limits)
+                } else {
+                    Err(Denial::rate_limited(limits))
+                }
+            });
         match admitted {
             Ok(limits) => {
                 self.count(&key, Outcome::Allowed, now);
-                let charged = !limits.base().is_empty();
-                Ok(Verified {
-                    principal: KeyPrincipal {
-                        key,
-                        realm: self.realm,
-                        charged,
-                        answered: false,
-                    },
-                    limits,
-                })
+                let principal = KeyPrincipal::new(key, self.realm, bill);
+                Ok(Verified { principal, limits })
             }
             Err(denial) => {
                 self.count(&key, Outcome::Refused, now);
@@ -291,54 +296,6 @@ impl Parts {
         Ok(())
     }
 
-    /// Charges the limits of the key (if `base`) and of the route: all of them, or none.
-    fn charge(
-        &self,
-        key: &CachedKey,
-        needs: &Requirements,
-        base: bool,
-        now: Moment,
-    ) -> Result<LimitReport, Denial> {
-        let report = self.spend(key, needs, base, needs.cost.unwrap_or(1), now);
-        if report.violated().next().is_none() {
-            Ok(report)
-        } else {
-            Err(Denial::rate_limited(report))
-        }
-    }
-
-    /// Charges `cost` units, and tells how it stands with each limit; 0 units only tell.
-    fn spend(
-        &self,
-        key: &CachedKey,
-        needs: &Requirements,
-        base: bool,
-        cost: u64,
-        now: Moment,
-    ) -> LimitReport {
-        let own = &key.record.limits;
-        let base_limits = match base {
-            true if own.is_empty() => &needs.default_limits,
-            true => own,
-            false => &NO_LIMITS,
-        };
-        if base_limits.is_empty() && needs.route_limits.is_empty() {
-            return LimitReport::default();
-        }
-        let subject = match (needs.limit_by, &key.owner_subject) {
-            (LimitBy::Owner, Some(owner)) => owner,
-            _ => &key.key_subject,
-        };
-        let charge = |space| move |limit| Charge { limit, space, cost };
-        let charges: SmallVec<[Charge<'_>; 4]> = base_limits
-            .iter()
-            .map(charge(LimitSpace::Key))
-            .chain(needs.route_limits.iter().map(charge(LimitSpace::Route)))
-            .collect();
-        let decision = self.limiter.acquire(subject, &charges, now);
-        LimitReport::new(base_limits.clone(), needs.route_limits.clone(), decision)
-    }
-
     /// The answer to a bad credential: one more failure of its address, and more of them than are
     /// allowed is another answer.
     fn fail(&self, reason: DenialReason, address: Option<IpAddr>, now: Moment) -> Denial {
@@ -362,8 +319,6 @@ impl Parts {
         }
     }
 }
-
-static NO_LIMITS: LazyLock<RateLimits> = LazyLock::new(RateLimits::default);
 
 fn check_address(key: &CachedKey, address: Option<IpAddr>) -> Result<(), Denial> {
     let allowed = &key.record.allowed_addresses;

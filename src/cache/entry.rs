@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::clock::{Moment, saturating_nanos};
 use crate::limit::{Subject, SubjectId};
 use crate::record::{Credential, KeyRecord, KeyStatus};
@@ -13,8 +11,6 @@ use crate::usage::UsageCell;
 pub(crate) struct CachedKey {
     pub(crate) record: KeyRecord,
     pub(crate) credential: Credential,
-    /// The limits as `RateLimit-Policy` names them, written once rather than for each request.
-    pub(crate) policy_field: Bytes,
     /// Whom limits count for: the key itself, and its owner.
     pub(crate) key_subject: Subject,
     pub(crate) owner_subject: Option<Subject>,
@@ -33,7 +29,6 @@ impl CachedKey {
         let ends = [record.expires_at, credential.expires_at];
         let owner = record.owner.as_deref();
         Self {
-            policy_field: record.limits.policy_field(),
             key_subject: Subject::new(SubjectId::Key(record.id)),
             owner_subject: owner.map(|owner| Subject::new(SubjectId::Owner(owner.into()))),
             usage: Arc::new(UsageCell::new(record.id, credential.digest)),

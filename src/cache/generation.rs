@@ -1,7 +1,4 @@
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use foldhash::quality::RandomState;
 
 use super::CachedKey;
 use crate::key::KeyDigest;
@@ -10,8 +7,8 @@ use crate::record::KeyId;
 /// Which loads are still good.
 ///
 /// There is one counter of generations, and for every key the least generation that a load of it
-/// must have had to be good. These floors are kept in a fixed number of places, shared by the keys
-/// that hash to one: a floor raised for another key costs a lookup and nothing else.
+/// must have had to be good. These floors are kept in a fixed number of places, which keys share: a
+/// floor raised for another key costs a lookup and nothing else.
 pub(super) struct Generations {
     current: AtomicU64,
     floor: AtomicU64,
@@ -36,19 +33,19 @@ impl Generations {
 
     pub(super) fn is_current(&self, key: &CachedKey) -> bool {
         key.generation >= self.floor.load(Ordering::SeqCst)
-            && key.generation >= self.key_floors.of(&key.record.id.to_bytes())
+            && key.generation >= self.key_floors.of(key.record.id.place())
     }
 
     pub(super) fn is_current_miss(&self, digest: &KeyDigest, generation: u64) -> bool {
         generation >= self.floor.load(Ordering::SeqCst)
-            && generation >= self.digest_floors.of(digest.as_bytes())
+            && generation >= self.digest_floors.of(digest.place())
     }
 
     pub(super) fn invalidate(&self, id: KeyId, digests: &[KeyDigest]) {
         let generation = self.next();
-        self.key_floors.raise(&id.to_bytes(), generation);
+        self.key_floors.raise(id.place(), generation);
         for digest in digests {
-            self.digest_floors.raise(digest.as_bytes(), generation);
+            self.digest_floors.raise(digest.place(), generation);
         }
     }
 
@@ -61,34 +58,25 @@ impl Generations {
     }
 }
 
-struct Floors {
-    places: Box<[AtomicU64]>,
-    hasher: RandomState,
-}
+struct Floors(Box<[AtomicU64]>);
 
 impl Floors {
-    const PLACES: usize = 8192;
+    const PLACES: u64 = 8192;
 
     fn new() -> Self {
-        let places = std::iter::repeat_with(AtomicU64::default)
-            .take(Self::PLACES)
-            .collect();
-        Self {
-            places,
-            hasher: RandomState::default(),
-        }
+        Self((0..Self::PLACES).map(|_| AtomicU64::new(0)).collect())
     }
 
-    fn of(&self, id: &[u8]) -> u64 {
-        self.place(id).load(Ordering::SeqCst)
+    fn of(&self, place: u64) -> u64 {
+        self.at(place).load(Ordering::SeqCst)
     }
 
-    fn raise(&self, id: &[u8], generation: u64) {
-        self.place(id).fetch_max(generation, Ordering::SeqCst);
+    fn raise(&self, place: u64, generation: u64) {
+        self.at(place).fetch_max(generation, Ordering::SeqCst);
     }
 
-    fn place(&self, id: &[u8]) -> &AtomicU64 {
-        let hash = self.hasher.hash_one(id);
-        &self.places[usize::try_from(hash % Self::PLACES as u64).unwrap_or(0)]
+    fn at(&self, place: u64) -> &AtomicU64 {
+        let index = usize::try_from(place % Self::PLACES);
+        &self.0[index.expect("below the number of places")]
     }
 }

@@ -301,14 +301,10 @@ impl Drop for Landing {
 struct Front(Box<[Mutex<Option<Arc<CachedKey>>>]>);
 
 impl Front {
-    const PLACES: usize = 4096;
+    const PLACES: u64 = 16_384;
 
     fn new() -> Self {
-        Self(
-            std::iter::repeat_with(Mutex::default)
-                .take(Self::PLACES)
-                .collect(),
-        )
+        Self((0..Self::PLACES).map(|_| Mutex::default()).collect())
     }
 
     fn get(&self, digest: &KeyDigest) -> Option<Arc<CachedKey>> {
@@ -338,7 +334,7 @@ impl Front {
     }
 
     fn place(&self, digest: &KeyDigest) -> &Mutex<Option<Arc<CachedKey>>> {
-        let [low, high, ..] = *digest.as_bytes();
-        &self.0[usize::from(u16::from_le_bytes([low, high])) % Self::PLACES]
+        let index = usize::try_from(digest.place() % Self::PLACES);
+        &self.0[index.expect("below the number of places")]
     }
 }

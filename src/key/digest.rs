@@ -33,11 +33,24 @@ impl KeyDigest {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// Where the digest belongs in a table: digests are as good as random themselves.
+    pub(crate) fn place(&self) -> u64 {
+        let (words, _) = self.0.as_chunks();
+        u64::from_be_bytes(words[0])
+    }
 }
 
 impl PartialEq for KeyDigest {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        let words = |digest: &[u8; 32]| -> [u64; 4] {
+            let (words, _) = digest.as_chunks::<8>();
+            std::array::from_fn(|word| u64::from_ne_bytes(words[word]))
+        };
+        // Whole words, all of them: as constant in time as byte by byte, and cheaper.
+        let words = words(&self.0).into_iter().zip(words(&other.0));
+        let difference = words.fold(0, |found, (ours, theirs)| found | (ours ^ theirs));
+        difference.ct_eq(&0).into()
     }
 }
 

@@ -11,12 +11,12 @@ pub struct Decision {
     admitted: bool,
 }
 
-pub(super) type Statuses = SmallVec<[LimitStatus; 4]>;
+pub(crate) type Statuses = SmallVec<[LimitStatus; 2]>;
 
 impl Decision {
     /// The decision that follows from `statuses`: admitted when each of them is.
     #[inline]
-    pub(super) fn new(statuses: Statuses) -> Self {
+    pub(crate) fn new(statuses: Statuses) -> Self {
         let admitted = statuses.iter().all(LimitStatus::is_admitted);
         Self { statuses, admitted }
     }
@@ -45,7 +45,7 @@ impl Decision {
     pub fn retry_after(&self) -> Option<Duration> {
         let mut longest = None;
         for status in &self.statuses {
-            match status.verdict {
+            match status.verdict() {
                 Verdict::Admitted => {}
                 Verdict::Denied { retry_after } => longest = longest.max(Some(retry_after)),
                 Verdict::Impossible => return None,
@@ -64,22 +64,70 @@ impl Default for Decision {
 
 /// Where one limit stands after a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct LimitStatus {
-    /// The units that may still be used: after the charge where it is written, and otherwise as
-    /// it was.
-    pub remaining: u64,
-    /// The time until `remaining` can grow; zero when nothing is counted.
-    pub resets_in: Duration,
-    /// Whether this limit lets the request through. A limit may, and the request still be denied
-    /// by another one.
-    pub verdict: Verdict,
+    remaining: u64,
+    // In nanoseconds, as is `wait`: a status is copied for every request, so it is kept small.
+    resets_in: u64,
+    /// How long until the cost is admitted; 0 when it is, [`LimitStatus::NEVER`] when it never is.
+    wait: u64,
 }
 
 impl LimitStatus {
+    const NEVER: u64 = u64::MAX;
+
+    #[inline]
+    pub(super) fn admitted(remaining: u64, resets_in: u64) -> Self {
+        Self {
+            remaining,
+            resets_in,
+            wait: 0,
+        }
+    }
+
+    pub(super) fn denied(remaining: u64, resets_in: u64, retry_after: u64) -> Self {
+        Self {
+            remaining,
+            resets_in,
+            // A wait of nothing at all would be no denial.
+            wait: retry_after.clamp(1, Self::NEVER - 1),
+        }
+    }
+
+    pub(super) fn impossible(remaining: u64, resets_in: u64) -> Self {
+        Self {
+            remaining,
+            resets_in,
+            wait: Self::NEVER,
+        }
+    }
+
+    /// The units that may still be used: after the charge where it is written, and otherwise as
+    /// it was.
+    pub fn remaining(&self) -> u64 {
+        self.remaining
+    }
+
+    /// The time until [`remaining`](Self::remaining) can grow; zero when nothing is counted.
+    pub fn resets_in(&self) -> Duration {
+        Duration::from_nanos(self.resets_in)
+    }
+
+    /// Whether this limit lets the request through. A limit may, and the request still be denied
+    /// by another one.
+    pub fn verdict(&self) -> Verdict {
+        match self.wait {
+            0 => Verdict::Admitted,
+            Self::NEVER => Verdict::Impossible,
+            wait => Verdict::Denied {
+                retry_after: Duration::from_nanos(wait),
+            },
+        }
+    }
+
     /// Whether this limit lets the request through.
+    #[inline]
     pub fn is_admitted(&self) -> bool {
-        self.verdict == Verdict::Admitted
+        self.wait == 0
     }
 }
 

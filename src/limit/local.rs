@@ -122,6 +122,26 @@ impl LocalLimiter {
         }
     }
 
+    /// What [`acquire`](Self::acquire) would say if `refunds`, each with the time of its charge,
+    /// were taken back before. Charges nothing.
+    pub(crate) fn foresee(
+        &self,
+        subject: &Subject,
+        charges: &[Charge<'_>],
+        refunds: &[(Charge<'_>, Moment)],
+        now: Moment,
+    ) -> Decision {
+        let now_nanos = now.monotonic_nanos();
+        let shard = self.shard(subject.id());
+        let counters = shard.counters_of(subject.id());
+        let mut copy = counters.map_or_else(State::default, |counters| counters.lock().clone());
+        for (charge, then) in refunds {
+            copy.refund(&[*charge], then.monotonic_nanos(), now_nanos);
+        }
+        shard.open(&mut copy, charges, now_nanos);
+        copy.acquire_open(charges, now_nanos)
+    }
+
     #[cold]
     fn find_and_acquire(
         &self,

@@ -1,9 +1,11 @@
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use smallvec::SmallVec;
 
 /// At most `quota` units in any trailing `window`.
 ///
@@ -155,9 +157,15 @@ impl fmt::Debug for RateLimit {
     }
 }
 
-/// The limits of a key or a route: at most [`RateLimits::MAX_LEN`], each name once.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
-pub struct RateLimits(Arc<[RateLimit]>);
+/// The limits of a key or a route: at most [`RateLimits::MAX_LEN`], each name once. Cloning costs
+/// a reference count, and nothing where there are none.
+#[derive(Clone, Default)]
+pub struct RateLimits(Option<Arc<Limits>>);
+
+struct Limits {
+    list: SmallVec<[RateLimit; 2]>,
+    policy_field: OnceLock<Bytes>,
+}
 
 impl RateLimits {
     /// The most limits that can be charged together.
@@ -169,7 +177,7 @@ impl RateLimits {
     ///
     /// [`InvalidLimit`] when there are more than [`RateLimits::MAX_LEN`] or two have one name.
     pub fn new(limits: impl IntoIterator<Item = RateLimit>) -> Result<Self, InvalidLimit> {
-        let limits: Arc<[RateLimit]> = limits.into_iter().collect();
+        let limits: SmallVec<[RateLimit; 2]> = limits.into_iter().collect();
         if limits.len() > Self::MAX_LEN {
             return Err(InvalidLimit::TooMany);
         }
@@ -181,32 +189,63 @@ impl RateLimits {
                 return Err(InvalidLimit::DuplicateName);
             }
         }
-        Ok(Self(limits))
+        Ok(Self::of(limits))
+    }
+
+    /// The limits of several layers together, which may be more than one key can have.
+    pub(crate) fn of(list: SmallVec<[RateLimit; 2]>) -> Self {
+        let limits = |list| Limits {
+            list,
+            policy_field: OnceLock::new(),
+        };
+        Self((!list.is_empty()).then(|| Arc::new(limits(list))))
     }
 
     /// The limits as a list for the `RateLimit-Policy` field
-    /// (draft-ietf-httpapi-ratelimit-headers-11 §3), empty where there are none.
+    /// (draft-ietf-httpapi-ratelimit-headers-11 §3), empty where there are none. Written once for
+    /// all clones.
     pub(crate) fn policy_field(&self) -> Bytes {
-        self.iter()
-            .map(RateLimit::policy_item)
-            .collect::<Vec<_>>()
-            .join(", ")
-            .into()
+        let Some(limits) = &self.0 else {
+            return Bytes::new();
+        };
+        let written = limits.policy_field.get_or_init(|| {
+            let items = limits.list.iter().map(RateLimit::policy_item);
+            items.collect::<Vec<_>>().join(", ").into()
+        });
+        written.clone()
     }
 
     /// The limits, in order.
     pub fn iter(&self) -> std::slice::Iter<'_, RateLimit> {
-        self.0.iter()
+        self.as_slice().iter()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.as_slice().len()
     }
 
     /// Whether there is no limit at all.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
+    }
+
+    fn as_slice(&self) -> &[RateLimit] {
+        self.0.as_ref().map_or(&[], |limits| &limits.list)
+    }
+}
+
+impl PartialEq for RateLimits {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for RateLimits {}
+
+impl Hash for RateLimits {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_slice().hash(state);
     }
 }
 

@@ -33,6 +33,11 @@ impl LimitReport {
         self.decision.statuses().is_empty()
     }
 
+    /// Whether the request is within all limits.
+    pub fn is_admitted(&self) -> bool {
+        self.decision.is_admitted()
+    }
+
     /// The limits that the request would have exceeded.
     pub fn violated(&self) -> impl Iterator<Item = &RateLimit> {
         self.iter()

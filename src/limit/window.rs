@@ -1,6 +1,4 @@
-use std::time::Duration;
-
-use super::{LimitStatus, RateLimit, Verdict};
+use super::{LimitStatus, RateLimit};
 
 /// What one subject spent lately under one limit, and the function that decides by it.
 ///
@@ -92,29 +90,23 @@ impl Window {
     pub(super) fn judge(&self, quota: u64, cost: u64, now_nanos: u64) -> LimitStatus {
         let after = self.total.saturating_add(cost);
         if after <= quota {
-            return LimitStatus {
-                remaining: quota - after,
-                resets_in: if after == 0 {
-                    Duration::ZERO
-                } else {
-                    self.until_left(self.oldest.into(), now_nanos)
-                },
-                verdict: Verdict::Admitted,
+            let resets_in = match after {
+                0 => 0,
+                _ => self.until_left(self.oldest.into(), now_nanos),
             };
+            return LimitStatus::admitted(quota - after, resets_in);
         }
         // Units above a quota that was lowered have to leave before anything remains again.
         let reset_at_most = self.total.min(quota).saturating_sub(1);
-        LimitStatus {
-            remaining: quota.saturating_sub(self.total),
-            resets_in: self.until_at_most(reset_at_most, now_nanos),
-            verdict: if cost == 0 {
-                Verdict::Admitted
-            } else if cost > quota {
-                Verdict::Impossible
-            } else {
-                let retry_after = self.until_at_most(quota - cost, now_nanos);
-                Verdict::Denied { retry_after }
-            },
+        let remaining = quota.saturating_sub(self.total);
+        let resets_in = self.until_at_most(reset_at_most, now_nanos);
+        if cost == 0 {
+            LimitStatus::admitted(remaining, resets_in)
+        } else if cost > quota {
+            LimitStatus::impossible(remaining, resets_in)
+        } else {
+            let retry_after = self.until_at_most(quota - cost, now_nanos);
+            LimitStatus::denied(remaining, resets_in, retry_after)
         }
     }
 
@@ -162,8 +154,8 @@ impl Window {
         self.recount();
     }
 
-    /// The time until the units counted are no more than `units`, if nothing else is spent.
-    fn until_at_most(&self, units: u64, now_nanos: u64) -> Duration {
+    /// The nanoseconds until the units counted are no more than `units`, if nothing else is spent.
+    fn until_at_most(&self, units: u64, now_nanos: u64) -> u64 {
         let mut kept = 0_u64;
         for (age, count) in self.counts.iter().enumerate() {
             kept = kept.saturating_add(*count);
@@ -172,15 +164,15 @@ impl Window {
                 return self.until_left(age, now_nanos);
             }
         }
-        Duration::ZERO
+        0
     }
 
-    /// The time until the sub-window that is `age` old leaves the count.
+    /// The nanoseconds until the sub-window that is `age` old leaves the count.
     #[inline]
-    fn until_left(&self, age: usize, now_nanos: u64) -> Duration {
+    fn until_left(&self, age: usize, now_nanos: u64) -> u64 {
         let parts = (COUNTED - age) as u64;
         let leaves = self.started.saturating_add(parts * self.part_nanos());
-        Duration::from_nanos(leaves.saturating_sub(now_nanos))
+        leaves.saturating_sub(now_nanos)
     }
 
     fn recount(&mut self) {

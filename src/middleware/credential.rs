@@ -25,10 +25,10 @@ pub struct CredentialSources {
 
 /// A header whose value is the key.
 #[derive(Clone, Debug)]
-pub(super) struct KeyHeader {
+struct KeyHeader {
     name: HeaderName,
     /// How `Vary` names it.
-    pub(super) written: HeaderValue,
+    written: HeaderValue,
 }
 
 impl Default for CredentialSources {
@@ -97,7 +97,7 @@ impl CredentialSources {
     }
 
     /// Looks into every source.
-    pub(super) fn find<'s, 'r, B>(&'s self, request: &'r Request<B>) -> Found<'s, 'r> {
+    pub(super) fn find<'r, B>(&self, request: &'r Request<B>) -> Found<'r> {
         let mut found = Found::Nothing;
         if !self.schemes.is_empty() {
             let mut lines = request.headers().get_all(AUTHORIZATION).iter();
@@ -110,9 +110,9 @@ impl CredentialSources {
                 }
             }
         }
-        for header in &self.headers {
+        for (index, header) in self.headers.iter().enumerate() {
             for line in request.headers().get_all(&header.name) {
-                found.add(Source::Header(header), line.as_bytes());
+                found.add(Source::Header(index), line.as_bytes());
             }
         }
         if let (false, Some(query)) = (self.query.is_empty(), request.uri().query()) {
@@ -126,10 +126,10 @@ impl CredentialSources {
     }
 
     /// Takes the credential out of the request, so that no handler, log or upstream sees it.
-    pub(super) fn remove<B>(&self, source: Source<'_>, request: &mut Request<B>) {
+    pub(super) fn remove<B>(&self, source: Source, request: &mut Request<B>) {
         match source {
             Source::Authorization => drop(request.headers_mut().remove(AUTHORIZATION)),
-            Source::Header(header) => drop(request.headers_mut().remove(&header.name)),
+            Source::Header(index) => drop(request.headers_mut().remove(&self.headers[index].name)),
             Source::Query => self.remove_parameters(request),
         }
     }
@@ -163,11 +163,20 @@ impl CredentialSources {
         }
     }
 
+    /// How `Vary` names the header that a credential came in.
+    pub(super) fn varies_by(&self, source: Source) -> Option<&HeaderValue> {
+        match source {
+            Source::Header(index) => Some(&self.headers[index].written),
+            // Caches know of this one (RFC 9111 §3.5), and by the URI they tell answers apart.
+            Source::Authorization | Source::Query => None,
+        }
+    }
+
     /// Leaves the credential in the request, but keeps it out of `Debug` and HTTP/2's tables.
-    pub(super) fn mark_sensitive<B>(source: Source<'_>, request: &mut Request<B>) {
+    pub(super) fn mark_sensitive<B>(&self, source: Source, request: &mut Request<B>) {
         let name = match source {
             Source::Authorization => &AUTHORIZATION,
-            Source::Header(header) => &header.name,
+            Source::Header(index) => &self.headers[index].name,
             Source::Query => return,
         };
         if let Some(value) = request.headers_mut().get_mut(name) {
@@ -180,18 +189,11 @@ impl CredentialSources {
     /// ends ours as well; what follows is then a bad credential rather than none.
     fn after_scheme<'a>(&self, line: &'a HeaderValue) -> Option<&'a [u8]> {
         let line = line.as_bytes();
-        let end = line
-            .iter()
-            .position(|&byte| !is_token(byte))
-            .unwrap_or(line.len());
-        let (scheme, mut rest) = line.split_at(end);
-        if !self
-            .schemes
-            .iter()
-            .any(|ours| scheme.eq_ignore_ascii_case(ours.as_bytes()))
-        {
-            return None;
-        }
+        let mut rest = self.schemes.iter().find_map(|ours| {
+            let (scheme, rest) = line.split_at_checked(ours.len())?;
+            let ends_here = rest.first().is_none_or(|&byte| !is_token(byte));
+            (ends_here && scheme.eq_ignore_ascii_case(ours.as_bytes())).then_some(rest)
+        })?;
         while let [b' ', after @ ..] = rest {
             rest = after;
         }
@@ -220,22 +222,23 @@ impl CredentialSources {
 }
 
 /// What was found in all sources.
-pub(super) enum Found<'s, 'r> {
+pub(super) enum Found<'r> {
     Nothing,
-    One(Source<'s>, &'r [u8]),
+    One(Source, &'r [u8]),
     Several,
 }
 
 /// Where a credential was found.
 #[derive(Clone, Copy)]
-pub(super) enum Source<'s> {
+pub(super) enum Source {
     Authorization,
-    Header(&'s KeyHeader),
+    /// The header at that place among the sources.
+    Header(usize),
     Query,
 }
 
-impl<'s, 'r> Found<'s, 'r> {
-    fn add(&mut self, source: Source<'s>, credential: &'r [u8]) {
+impl<'r> Found<'r> {
+    fn add(&mut self, source: Source, credential: &'r [u8]) {
         *self = match self {
             Self::Nothing => Self::One(source, credential),
             Self::One(..) | Self::Several => Self::Several,

@@ -9,13 +9,11 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::DenialBody;
-use super::fields::{NestedReports, write_limits};
 use super::layer::Policy;
-use super::response::{mark_private, refuse};
-use super::service::{Arrival, admit};
+use super::owed::{Owed, Place};
+use super::response::refuse;
+use super::service::admit;
 use crate::denial::Denial;
-use crate::limit::LimitReport;
-use crate::principal::KeyPrincipal;
 use crate::verify::Verified;
 
 pin_project! {
@@ -33,9 +31,9 @@ pin_project! {
     #[project = StateProjection]
     enum State<S, B, R, F> {
         /// The store is being asked.
-        Lookup { lookup: LookupFuture, waiting: Option<Waiting<S, B>> },
+        Lookup { lookup: LookupFuture, waiting: Option<Box<Waiting<S, B>>> },
         /// The request was let through.
-        Inner { #[pin] future: F, after: After },
+        Inner { #[pin] future: F, owed: Option<Owed> },
         /// The request was refused.
         Refused { response: Option<R> },
     }
@@ -44,20 +42,20 @@ pin_project! {
 type LookupFuture = Pin<Box<dyn Future<Output = Result<Verified, Denial>> + Send>>;
 
 /// What waits for the store.
-struct Waiting<S, B> {
-    service: S,
-    request: Request<B>,
-    arrival: Arrival,
-    policy: Arc<Policy>,
+pub(super) struct Waiting<S, B> {
+    pub(super) service: S,
+    pub(super) request: Request<B>,
+    pub(super) place: Place,
+    pub(super) policy: Arc<Policy>,
 }
 
 impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
 {
-    pub(super) fn inner(future: S::Future, after: After) -> Self {
+    pub(super) fn inner(future: S::Future, owed: Option<Owed>) -> Self {
         Self {
-            state: State::Inner { future, after },
+            state: State::Inner { future, owed },
         }
     }
 
@@ -69,21 +67,13 @@ where
         }
     }
 
-    pub(super) fn lookup(
-        lookup: LookupFuture,
-        service: S,
-        request: Request<B>,
-        arrival: Arrival,
-        policy: Arc<Policy>,
-    ) -> Self {
-        let waiting = Some(Waiting {
-            service,
-            request,
-            arrival,
-            policy,
-        });
+    pub(super) fn lookup(lookup: LookupFuture, waiting: Waiting<S, B>) -> Self {
         Self {
-            state: State::Lookup { lookup, waiting },
+            state: State::Lookup {
+                lookup,
+                // Apart, so that the futures of all other requests are small.
+                waiting: Some(Box::new(waiting)),
+            },
         }
     }
 }
@@ -104,15 +94,15 @@ where
                     let Waiting {
                         mut service,
                         mut request,
-                        arrival,
+                        place,
                         policy,
-                    } = waiting.take().expect("a lookup ends once");
+                    } = *waiting.take().expect("a lookup ends once");
                     match verdict {
                         Ok(verified) => {
-                            let after = admit(verified, arrival, &policy, &mut request);
+                            let owed = admit(verified, place, &policy, &mut request);
                             State::Inner {
                                 future: service.call(request),
-                                after,
+                                owed: Some(owed),
                             }
                         }
                         Err(denial) => {
@@ -121,9 +111,11 @@ where
                         }
                     }
                 }
-                StateProjection::Inner { future, after } => {
+                StateProjection::Inner { future, owed } => {
                     let mut response = ready!(future.poll(cx))?;
-                    after.apply(&mut response);
+                    if let Some(owed) = owed.take() {
+                        owed.pay(&mut response);
+                    }
                     return Poll::Ready(Ok(response));
                 }
                 StateProjection::Refused { response } => {
@@ -141,74 +133,5 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
-    }
-}
-
-/// What is owed to the answer of a request that was let through.
-#[derive(Default)]
-pub(super) enum After {
-    /// Nothing: it has no key, or its key has no limits and came in `Authorization`.
-    #[default]
-    Nothing,
-    /// The outermost layer of these keys writes the headers.
-    Root {
-        principal: KeyPrincipal,
-        limits: LimitReport,
-        arrival: Arrival,
-        policy: Arc<Policy>,
-    },
-    /// A nested one tells it what to write.
-    Nested {
-        principal: KeyPrincipal,
-        limits: LimitReport,
-    },
-}
-
-impl After {
-    pub(super) fn root(
-        principal: &KeyPrincipal,
-        limits: LimitReport,
-        arrival: Arrival,
-        policy: &Arc<Policy>,
-    ) -> Self {
-        Self::Root {
-            principal: principal.clone(),
-            limits,
-            arrival,
-            policy: Arc::clone(policy),
-        }
-    }
-
-    pub(super) fn nested(principal: &KeyPrincipal, limits: LimitReport) -> Self {
-        if limits.is_empty() {
-            return Self::Nothing;
-        }
-        Self::Nested {
-            principal: principal.clone(),
-            limits,
-        }
-    }
-
-    fn apply<B>(&mut self, response: &mut Response<B>) {
-        match std::mem::take(self) {
-            Self::Nothing => {}
-            Self::Root {
-                principal,
-                limits,
-                arrival,
-                policy,
-            } => {
-                let nested = NestedReports::take(response.extensions_mut(), principal.realm);
-                if nested.not_accepted() {
-                    return;
-                }
-                let headers = response.headers_mut();
-                write_limits(headers, &policy, Some(&principal), &limits, &nested);
-                mark_private(headers, &arrival);
-            }
-            Self::Nested { principal, limits } => {
-                NestedReports::add(response.extensions_mut(), principal.realm, limits);
-            }
-        }
     }
 }

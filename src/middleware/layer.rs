@@ -1,7 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 #[cfg(feature = "admin")]
 use http::Request;
 use http::Response;
@@ -74,9 +73,6 @@ pub(super) struct Policy {
     pub(super) legacy_headers: bool,
     pub(super) realm: Arc<str>,
     pub(super) hook: Option<DenialHook>,
-    /// What `RateLimit-Policy` says of the layer's own limits, written once.
-    pub(super) default_policy_field: Bytes,
-    pub(super) route_policy_field: Bytes,
 }
 
 impl ApiKeyLayer {
@@ -93,8 +89,6 @@ impl ApiKeyLayer {
             legacy_headers: false,
             realm: DEFAULT_REALM.into(),
             hook: None,
-            default_policy_field: Bytes::new(),
-            route_policy_field: Bytes::new(),
         };
         Self {
             policy: Arc::new(policy),
@@ -250,11 +244,7 @@ impl ApiKeyLayer {
     }
 
     fn with_needs(&self, change: impl FnOnce(Requirements) -> Requirements) -> Self {
-        self.with(|policy| {
-            policy.needs = change(std::mem::take(&mut policy.needs));
-            policy.default_policy_field = policy.needs.default_limits.policy_field();
-            policy.route_policy_field = policy.needs.route_limits.policy_field();
-        })
+        self.with(|policy| policy.needs = change(std::mem::take(&mut policy.needs)))
     }
 
     fn with(&self, change: impl FnOnce(&mut Policy)) -> Self {

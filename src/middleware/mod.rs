@@ -8,6 +8,7 @@ mod credential;
 mod fields;
 mod future;
 mod layer;
+mod owed;
 mod response;
 mod service;
 

@@ -1,14 +1,14 @@
 use std::error::Error;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::DenialBody;
-use super::fields::{NestedReports, whole_seconds, write_limits};
+use super::fields::{whole_seconds, write_limits};
 use super::layer::Policy;
-use super::service::Arrival;
+use super::owed::{NestedReport, NestedReports};
 use crate::denial::{Denial, DenialKind};
 
 /// The challenge's realm, unless the layer says otherwise.
@@ -25,20 +25,24 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
     log(denial);
     let mut response = answer(denial, &policy.realm);
     if !nested {
-        let none = NestedReports::default();
-        write_limits(response.headers_mut(), policy, None, denial.limits(), &none);
+        let (limits, none) = (denial.limits(), std::iter::empty());
+        write_limits(
+            response.headers_mut(),
+            policy.legacy_headers,
+            Some(limits),
+            none,
+        );
     }
     if let Some(hook) = &policy.hook {
         response = hook(denial, &request.into_parts().0, response);
     }
     // After the hook, which may make an answer of its own.
     if nested {
-        let (extensions, realm) = (response.extensions_mut(), policy.verifier.realm());
-        if denial.kind() == DenialKind::InvalidKey {
-            NestedReports::add_not_accepted(extensions, realm);
-        } else {
-            NestedReports::add(extensions, realm, denial.limits().clone());
-        }
+        let report = match denial.kind() {
+            DenialKind::InvalidKey => NestedReport::NotAccepted,
+            _ => NestedReport::Refused(denial.limits().clone()),
+        };
+        NestedReports::add(response.extensions_mut(), policy.verifier.realm(), report);
     }
     response.map(ResBody::from)
 }
@@ -128,17 +132,6 @@ struct ProblemBody<'a> {
     field: Option<&'a str>,
     #[serde(rename = "violated-policies", skip_serializing_if = "Option::is_none")]
     violated_policies: Option<&'a [&'a str]>,
-}
-
-/// Tells caches that the answer depends on the header that the key came in, and is for this
-/// client only. For `Authorization` they know (RFC 9111 §3.5).
-pub(super) fn mark_private(headers: &mut HeaderMap, arrival: &Arrival) {
-    if let Some(name) = &arrival.varies_by {
-        headers.append(VARY, name.clone());
-    }
-    if arrival.private && !headers.contains_key(CACHE_CONTROL) {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
-    }
 }
 
 fn status(kind: DenialKind) -> StatusCode {

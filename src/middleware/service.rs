@@ -2,14 +2,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
-use http::{HeaderValue, Method, Request, Response};
+use http::{Method, Request, Response};
 use tower_service::Service;
 
-use super::credential::{Found, Source, client_address};
-use super::future::{After, ResponseFuture};
+use super::DenialBody;
+use super::credential::{Found, client_address};
+use super::future::{ResponseFuture, Waiting};
 use super::layer::Policy;
+use super::owed::{Owed, Place};
 use super::response::refuse;
-use super::{CredentialSources, DenialBody};
 use crate::denial::{Denial, DenialReason};
 use crate::principal::KeyPrincipal;
 use crate::verify::{Attempt, Step, Verified};
@@ -59,19 +60,18 @@ where
             let nested = principal.answered;
             let outcome = keys.extend(principal, &policy.needs);
             policy.withhold_credentials(&mut request);
-            let after = match outcome {
-                Ok(verified) if nested => {
-                    let (principal, limits) = verified.into_parts();
-                    let after = After::nested(&principal, limits);
-                    request.extensions_mut().insert(principal);
-                    after
+            return match outcome {
+                Ok(verified) => {
+                    let place = if nested {
+                        Place::Nested
+                    } else {
+                        Place::Outermost(None)
+                    };
+                    let owed = admit(verified, place, &self.policy, &mut request);
+                    ResponseFuture::inner(self.inner.call(request), Some(owed))
                 }
-                Ok(verified) => admit(verified, Arrival::default(), &self.policy, &mut request),
-                Err(denial) => {
-                    return ResponseFuture::refused(refuse(policy, &denial, request, nested));
-                }
+                Err(denial) => ResponseFuture::refused(refuse(policy, &denial, request, nested)),
             };
-            return ResponseFuture::inner(self.inner.call(request), after);
         }
         let (source, text) = match policy.sources.find(&request) {
             Found::One(source, text) => (source, text),
@@ -91,21 +91,16 @@ where
                 keys.begin(Attempt::new(text).from_address(address), &policy.needs)
             }
         };
-        let varies_by = match source {
-            Source::Header(header) => Some(header.written.clone()),
-            Source::Authorization | Source::Query => None,
-        };
-        let private = !matches!(source, Source::Authorization);
         if policy.keep_credential {
-            CredentialSources::mark_sensitive(source, &mut request);
+            policy.sources.mark_sensitive(source, &mut request);
         } else {
             policy.sources.remove(source, &mut request);
         }
-        let arrival = Arrival { varies_by, private };
+        let place = Place::Outermost(Some(source));
         match step {
             Step::Done(Ok(verified)) => {
-                let after = admit(verified, arrival, &self.policy, &mut request);
-                ResponseFuture::inner(self.inner.call(request), after)
+                let owed = admit(verified, place, &self.policy, &mut request);
+                ResponseFuture::inner(self.inner.call(request), Some(owed))
             }
             Step::Done(Err(denial)) => self.refuse(&denial, request),
             Step::Lookup(candidates) => {
@@ -119,9 +114,17 @@ where
                 // The service that was made ready is the one to be called, when the time comes;
                 // a clone of it, which is not ready, takes its place.
                 let clone = self.inner.clone();
-                let ready = std::mem::replace(&mut self.inner, clone);
+                let service = std::mem::replace(&mut self.inner, clone);
                 let policy = Arc::clone(&self.policy);
-                ResponseFuture::lookup(lookup, ready, request, arrival, policy)
+                ResponseFuture::lookup(
+                    lookup,
+                    Waiting {
+                        service,
+                        request,
+                        place,
+                        policy,
+                    },
+                )
             }
         }
     }
@@ -142,7 +145,7 @@ impl<S> ApiKeyService<S> {
             extensions.remove::<KeyPrincipal>();
             extensions.insert(Anonymous);
         }
-        ResponseFuture::inner(self.inner.call(request), After::default())
+        ResponseFuture::inner(self.inner.call(request), None)
     }
 
     fn refuse<B, ResBody>(&self, denial: &Denial, request: Request<B>) -> ResponseFuture<S, B>
@@ -163,27 +166,22 @@ impl Policy {
     }
 }
 
-/// How a credential came, as far as caches on the way back must know.
-#[derive(Default)]
-pub(super) struct Arrival {
-    /// The header it came in, if that is not `Authorization`, which caches know of.
-    pub(super) varies_by: Option<HeaderValue>,
-    /// Whether the answer must be marked as one for this client only.
-    pub(super) private: bool,
-}
-
 /// Lets a verified request through: what the handler sees, and what is owed to its answer.
 pub(super) fn admit<B>(
     verified: Verified,
-    arrival: Arrival,
+    place: Place,
     policy: &Arc<Policy>,
     request: &mut Request<B>,
-) -> After {
+) -> Owed {
     let (mut principal, limits) = verified.into_parts();
     principal.answered = true;
-    let after = After::root(&principal, limits, arrival, policy);
-    request.extensions_mut().insert(principal);
-    after
+    request.extensions_mut().insert(principal.clone());
+    Owed {
+        principal,
+        limits,
+        place,
+        policy: Arc::clone(policy),
+    }
 }
 
 fn is_preflight<B>(request: &Request<B>) -> bool {

@@ -1,11 +1,14 @@
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Request;
 use jiff::Timestamp;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::bill::Bill;
 use crate::cache::CachedKey;
+use crate::clock::Moment;
 use crate::key::{KeyDigest, KeyFormat};
 use crate::principal::{KeyPrincipal, Realm};
 use crate::record::Credential;
@@ -70,12 +73,8 @@ impl TestPrincipal {
             last_used_at: None,
         };
         let key = CachedKey::new(StoredKey { record, credential }, 0, 0);
-        KeyPrincipal {
-            key: key.into(),
-            realm: self.realm,
-            charged: false,
-            answered: false,
-        }
+        let bill = Bill::nothing(Moment::new(now, Duration::ZERO));
+        KeyPrincipal::new(key.into(), self.realm, bill)
     }
 }
 

@@ -4,8 +4,9 @@ use axum::Router;
 use axum::extract::Request;
 use axum::routing::get as on_get;
 use http::HeaderName;
+use tower::{Layer, Service};
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, CredentialSources, KeyPrincipal, MemoryStore, NewKey, RateLimit,
+    ApiKeyLayer, ApiKeys, CredentialSources, KeyPrincipal, LimitBy, MemoryStore, NewKey, RateLimit,
 };
 
 use crate::support::{Answer, Bench, SECOND, bearing, get, limit, panic_message, send};
@@ -160,7 +161,7 @@ async fn defaults_of_an_inner_layer_hold_though_the_outer_one_limits_its_route()
 }
 
 #[tokio::test]
-async fn an_inner_429_charges_nothing_of_its_own() {
+async fn an_inner_429_charges_nothing() {
     let bench = Bench::new();
     let issued = bench
         .issue(NewKey::named("x").limit(limit("burst", 9, 16)))
@@ -175,7 +176,7 @@ async fn an_inner_429_charges_nothing_of_its_own() {
 
     bench.clock.advance(SECOND);
     let answer = send(&app, request()).await;
-    let state = r#""burst";r=7;t=16, "wide";r=8;t=1699, "tight";r=0;t=16"#;
+    let state = r#""burst";r=8;t=16, "wide";r=8;t=1699, "tight";r=0;t=16"#;
     told(&answer, 429, policy, state);
     assert_eq!(answer.header("retry-after").unwrap(), "16");
     assert!(answer.body.contains(r#""violated-policies":["tight"]"#));
@@ -196,8 +197,108 @@ async fn an_inner_403_tells_the_limits_of_both_layers() {
         &answer,
         403,
         r#""burst";q=9;w=16, "one";q=7;w=16"#,
-        r#""burst";r=8;t=17, "one";r=7;t=0"#,
+        r#""burst";r=9;t=0, "one";r=7;t=0"#,
     );
+}
+
+/// The units of a limit that the answer says are left.
+fn left(answer: &Answer) -> String {
+    answer.header("ratelimit").unwrap()
+}
+
+#[tokio::test]
+async fn what_an_inner_layer_refuses_costs_nothing_of_any_layer() {
+    let bench = Bench::new();
+    let key = NewKey::named("x")
+        .owner("acme")
+        .environment("test")
+        .limit(limit("burst", 9, 16));
+    let issued = bench.issue(key).await;
+    let request = || bearing(issued.secret().expose());
+    let auth = bench.layer();
+    let route = |name| auth.route_limits([limit(name, 9, 16)]);
+    let (outer, middle) = (route("outer"), route("middle").cost(2));
+    for (inner, status) in [
+        (auth.environments(["live"]), 401),
+        (auth.scopes(["a"]), 403),
+        (auth.cost(7), 429),
+        (auth.cost(7).limit_by(LimitBy::Owner), 200),
+        (auth.cost(10).limit_by(LimitBy::Owner), 429),
+    ] {
+        let app = nested([&outer, &middle, &inner]);
+        assert_eq!(send(&app, request()).await.status, status);
+        // The three limits of the two layers, and of this one 3 + 2 + 7 where it let it through.
+        let answer = send(&nested([&outer, &middle]), request()).await;
+        let after = if status == 200 {
+            r#""burst";r=3;t=17, "outer";r=7;t=17, "middle";r=5;t=17"#
+        } else {
+            r#""burst";r=6;t=17, "outer";r=8;t=17, "middle";r=7;t=17"#
+        };
+        assert_eq!((status, left(&answer)), (status, after.to_owned()));
+        bench.clock.advance(18 * SECOND);
+    }
+    let (allowed, refused) = bench.used(&issued).await;
+    assert_eq!((allowed, refused), (6, 4));
+}
+
+#[tokio::test]
+async fn what_nested_layers_ask_of_one_limit_is_one_cost() {
+    let bench = Bench::new();
+    let key = bench
+        .secret(NewKey::named("x").limit(limit("burst", 9, 16)))
+        .await;
+    let auth = bench.layer();
+    let policy = r#""burst";q=9;w=16"#;
+    // Ten of nine: no waiting helps.
+    let app = nested([&auth, &auth.cost(9)]);
+    let answer = send(&app, bearing(&key)).await;
+    told(&answer, 429, policy, r#""burst";r=9;t=0"#);
+    assert_eq!(answer.header("retry-after"), None);
+    // Nine of nine, when one is used: that one has to leave.
+    send(&nested([&auth]), bearing(&key)).await;
+    bench.clock.advance(SECOND);
+    let app = nested([&auth, &auth.cost(8)]);
+    let answer = send(&app, bearing(&key)).await;
+    told(&answer, 429, policy, r#""burst";r=8;t=16"#);
+    assert_eq!(answer.header("retry-after").unwrap(), "16");
+    bench.clock.advance(16 * SECOND);
+    told(
+        &send(&app, bearing(&key)).await,
+        200,
+        policy,
+        r#""burst";r=0;t=17"#,
+    );
+}
+
+#[tokio::test]
+async fn a_refusal_is_taken_back_once_though_it_was_asked_for_twice() {
+    let bench = Bench::new();
+    let issued = bench
+        .issue(NewKey::named("x").limit(limit("burst", 9, 16)))
+        .await;
+    let auth = bench.layer();
+    // Something between the layers that tries again what was refused.
+    let inner = nested([&auth.scopes(["a"])]);
+    let again = tower::service_fn(move |request: Request| {
+        let mut inner = inner.clone();
+        async move {
+            let mut second = bearing("");
+            *second.headers_mut() = request.headers().clone();
+            *second.extensions_mut() = request.extensions().clone();
+            inner.call(request).await?;
+            inner.call(second).await
+        }
+    });
+    let app = auth.layer(again);
+    let request = || bearing(issued.secret().expose());
+    for _ in 0..3 {
+        send(&nested([&auth]), request()).await;
+    }
+    for _ in 0..2 {
+        let answer = send(&app, request()).await;
+        told(&answer, 403, r#""burst";q=9;w=16"#, r#""burst";r=6;t=17"#);
+    }
+    assert_eq!(bench.used(&issued).await, (3, 2));
 }
 
 #[tokio::test]
@@ -230,7 +331,7 @@ async fn a_hook_on_an_inner_layer_loses_no_limits() {
         fresh
     });
     let answer = send(&nested([&auth, &inner]), bearing(&key)).await;
-    told(&answer, 429, r#""burst";q=9;w=16"#, r#""burst";r=8;t=17"#);
+    told(&answer, 429, r#""burst";q=9;w=16"#, r#""burst";r=9;t=0"#);
     assert_eq!(answer.body, "own");
 }
 

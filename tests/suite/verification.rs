@@ -153,7 +153,7 @@ async fn refused_requests_take_nothing_of_the_quota() {
             assert_eq!(denial.kind(), kind);
             let left: Vec<_> = denial.limits().iter().map(|limit| limit.1).collect();
             assert_eq!(left.len(), 2, "a verified key is told its limits");
-            assert!(left.iter().all(|status| status.remaining == 5));
+            assert!(left.iter().all(|status| status.remaining() == 5));
         }
     }
     bench.keys.disable(id).await.unwrap();
@@ -165,7 +165,7 @@ async fn refused_requests_take_nothing_of_the_quota() {
     for left in (0..5).rev() {
         let passed = verifier.verify(attempt, &reads).await.unwrap();
         for (_, status) in passed.limits().iter() {
-            assert_eq!(status.remaining, left);
+            assert_eq!(status.remaining(), left);
         }
     }
     let outcome = verifier.verify(attempt, &reads).await;
@@ -351,7 +351,7 @@ async fn keys_of_one_owner_can_share_their_limits() {
     let left = async |key: &ApiKey, needs| {
         let verified = ask(&bench.keys, key.expose(), needs).await.ok()?;
         let (_, status) = verified.limits().iter().next().unwrap();
-        Some(status.remaining)
+        Some(status.remaining())
     };
     assert_eq!(left(&first, &by_owner).await, Some(1));
     assert_eq!(left(&second, &by_owner).await, Some(0));
@@ -368,7 +368,7 @@ async fn keys_of_one_owner_can_share_their_limits() {
 fn standing(verified: &Verified) -> Vec<(String, u64)> {
     let limits = verified.limits().iter();
     limits
-        .map(|(limit, status)| (limit.name().to_owned(), status.remaining))
+        .map(|(limit, status)| (limit.name().to_owned(), status.remaining()))
         .collect()
 }
 
@@ -463,7 +463,7 @@ async fn a_request_takes_its_cost_and_may_come_again_when_it_is_told() {
     assert_eq!(denial.reason(), DenialReason::Cost);
     assert_eq!(denial.retry_after(), None, "to wait does not help");
     let (_, status) = denial.limits().iter().next().unwrap();
-    assert_eq!(status.verdict, Verdict::Impossible);
+    assert_eq!(status.verdict(), Verdict::Impossible);
 }
 
 #[tokio::test]

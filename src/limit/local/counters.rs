@@ -36,11 +36,12 @@ impl Counters {
 /// The open counters. Only those to which the limiter's table leads are ever opened, and they are
 /// emptied when it leads there no more: so whoever remembers them finds nothing to charge, and looks
 /// for the subject's present ones.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct State {
     counters: SmallVec<[Counter; 1]>,
 }
 
+#[derive(Clone)]
 struct Counter {
     name: Arc<str>,
     space: LimitSpace,

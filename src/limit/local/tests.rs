@@ -12,7 +12,7 @@ use proptest::test_runner::RngSeed;
 
 use super::{Charge, LimitSpace, LocalLimiter, Subject, SubjectId};
 use crate::clock::Moment;
-use crate::limit::{Decision, RateLimit, Verdict};
+use crate::limit::{Decision, LimitStatus, RateLimit, Verdict};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -38,7 +38,7 @@ fn charge(limit: &RateLimit, cost: u64) -> Charge<'_> {
 
 fn remaining(decision: &Decision) -> Vec<u64> {
     let statuses = decision.statuses().iter();
-    statuses.map(|status| status.remaining).collect()
+    statuses.map(LimitStatus::remaining).collect()
 }
 
 /// Everything that was admitted under one limit, in the order of time: when, and how much.
@@ -308,7 +308,7 @@ fn charges_that_meet_in_one_counter_are_added_up() {
     assert!(!denied.is_admitted());
     assert_eq!(remaining(&denied), [2, 2]);
     let never = limiter.acquire(&subject, &meet(6), moment(0));
-    assert_eq!(never.statuses()[0].verdict, Verdict::Impossible);
+    assert_eq!(never.statuses()[0].verdict(), Verdict::Impossible);
     assert_eq!(never.retry_after(), None);
     assert!(limiter.acquire(&subject, &meet(1), moment(0)).is_admitted());
 }

@@ -155,7 +155,7 @@ proptest! {
         cover.cover(&other);
         let newest = one.started.max(other.started);
         let at = newest + later * part_nanos(&limit);
-        let used = |window: &Window| 1_000 - window.assess(1_000, 0, at).remaining;
+        let used = |window: &Window| 1_000 - window.assess(1_000, 0, at).remaining();
         prop_assert!(used(&cover) >= used(&one).max(used(&other)));
         prop_assert!(used(&cover) <= used(&one) + used(&other));
         let mut reverse = other;
@@ -200,8 +200,8 @@ proptest! {
         for (now, cost, quota) in requests {
             let limit = limit(quota, seconds);
             let status = acquire(&mut window, &limit, cost, now);
-            prop_assert!(status.remaining <= quota);
-            prop_assert_eq!(cost > quota, status.verdict == Verdict::Impossible);
+            prop_assert!(status.remaining() <= quota);
+            prop_assert_eq!(cost > quota, status.verdict() == Verdict::Impossible);
             if charge_all {
                 window.charge(cost, now);
             }
@@ -260,19 +260,19 @@ fn check_waits(
     if status.is_admitted() {
         charged.charge(cost, now);
     }
-    let remaining_at = |at| charged.assess(quota, 0, at).remaining;
-    prop_assert_eq!(status.remaining, remaining_at(now));
-    let reset = nanos(status.resets_in);
+    let remaining_at = |at| charged.assess(quota, 0, at).remaining();
+    prop_assert_eq!(status.remaining(), remaining_at(now));
+    let reset = nanos(status.resets_in());
     if reset == 0 {
-        prop_assert_eq!(status.remaining, quota);
+        prop_assert_eq!(status.remaining(), quota);
     } else {
-        prop_assert_eq!(remaining_at(now + reset - 1), status.remaining);
-        prop_assert!(remaining_at(now + reset) > status.remaining);
+        prop_assert_eq!(remaining_at(now + reset - 1), status.remaining());
+        prop_assert!(remaining_at(now + reset) > status.remaining());
     }
-    match status.verdict {
+    match status.verdict() {
         Verdict::Admitted => prop_assert!(cost == 0 || cost <= quota),
         Verdict::Denied { retry_after } => {
-            prop_assert!(status.resets_in <= retry_after);
+            prop_assert!(status.resets_in() <= retry_after);
             let retry = nanos(retry_after);
             let admitted_at = |at| window.assess(quota, cost, at).is_admitted();
             prop_assert!(!admitted_at(now + retry - 1) && admitted_at(now + retry));
@@ -322,11 +322,11 @@ fn a_burst_leaves_seventeen_sub_windows_after_it_began() {
     let second = 1_000_000_000;
     let mut window = Window::new(&limit);
     let status = acquire(&mut window, &limit, 100, 3 * second + 1);
-    assert_eq!(status.remaining, 0);
-    assert_eq!(nanos(status.resets_in), 17 * second - 1);
+    assert_eq!(status.remaining(), 0);
+    assert_eq!(nanos(status.resets_in()), 17 * second - 1);
     let retry_after = Duration::from_nanos(17 * second - 1);
     let denied = window.assess(100, 1, 3 * second + 1);
-    assert_eq!(denied.verdict, Verdict::Denied { retry_after });
+    assert_eq!(denied.verdict(), Verdict::Denied { retry_after });
     assert!(!window.assess(100, 1, 20 * second - 1).is_admitted());
     assert!(window.assess(100, 100, 20 * second).is_admitted());
 }
@@ -334,11 +334,14 @@ fn a_burst_leaves_seventeen_sub_windows_after_it_began() {
 #[test]
 fn a_cost_above_the_quota_is_impossible_and_a_cost_of_none_always_admitted() {
     let mut window = Window::new(&limit(5, 1));
-    assert_eq!(window.assess(5, 6, 0).verdict, Verdict::Impossible);
-    assert_eq!(window.assess(5, 0, 0).resets_in, Duration::ZERO);
+    assert_eq!(window.assess(5, 6, 0).verdict(), Verdict::Impossible);
+    assert_eq!(window.assess(5, 0, 0).resets_in(), Duration::ZERO);
     window.charge(5, 0);
     let lowered = window.assess(3, 0, 0);
-    assert_eq!((lowered.verdict, lowered.remaining), (Verdict::Admitted, 0));
+    assert_eq!(
+        (lowered.verdict(), lowered.remaining()),
+        (Verdict::Admitted, 0)
+    );
 }
 
 #[test]
@@ -353,14 +356,14 @@ fn a_sum_that_does_not_fit_is_not_forgotten_early() {
         assert_eq!(
             window
                 .assess(limit.quota(), 0, gone * part_nanos(&limit))
-                .remaining,
+                .remaining(),
             0
         );
     }
     assert_eq!(
         window
             .assess(limit.quota(), 0, 18 * part_nanos(&limit))
-            .remaining,
+            .remaining(),
         limit.quota() - 2
     );
 }

@@ -1,0 +1,254 @@
+//! What a request is charged, by one layer or by several nested ones, and how it is taken back.
+
+use std::iter;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::cache::CachedKey;
+use crate::clock::Moment;
+use crate::limit::{
+    Charge, Decision, LimitReport, LimitSpace, LocalLimiter, RateLimit, RateLimits, Subject,
+};
+use crate::requirements::{LimitBy, Requirements};
+
+/// What one layer charges for a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Bill {
+    base: Base,
+    route: RateLimits,
+    cost: u64,
+    by: LimitBy,
+    /// When it was charged.
+    at: Moment,
+    /// What the layers around this one charged for the same request.
+    earlier: Option<Arc<Bill>>,
+}
+
+/// The limits that hold wherever the key is used.
+#[derive(Clone, Debug)]
+enum Base {
+    /// Those of the key.
+    Own,
+    /// Those of the layer, which may be none, for a key that has none of its own.
+    Defaults(RateLimits),
+}
+
+impl Bill {
+    /// What a route that asks for `needs` charges for `key`.
+    #[inline]
+    pub(crate) fn new(key: &CachedKey, needs: &Requirements, now: Moment) -> Self {
+        let base = if key.record.limits.is_empty() {
+            Base::Defaults(needs.default_limits.clone())
+        } else {
+            Base::Own
+        };
+        Self {
+            base,
+            route: needs.route_limits.clone(),
+            cost: needs.cost.unwrap_or(1),
+            by: needs.limit_by,
+            at: now,
+            earlier: None,
+        }
+    }
+
+    /// A bill for nothing.
+    pub(crate) fn nothing(now: Moment) -> Self {
+        Self {
+            base: Base::Defaults(RateLimits::default()),
+            route: RateLimits::default(),
+            cost: 0,
+            by: LimitBy::default(),
+            at: now,
+            earlier: None,
+        }
+    }
+
+    /// What a further layer charges on top of this bill: its route's limits, and the key's once
+    /// more only where it names a cost of its own or nobody has charged them yet.
+    pub(crate) fn on_top(&self, key: &CachedKey, needs: &Requirements, now: Moment) -> Self {
+        let mut bill = Self::new(key, needs, now);
+        if self.has_base(key) && needs.cost.is_none() {
+            bill.base = Base::Defaults(RateLimits::default());
+        }
+        bill.earlier = Some(Arc::new(self.clone()));
+        bill
+    }
+
+    /// Charges this bill, without those before it: all of it, or nothing.
+    #[inline]
+    pub(crate) fn charge(&self, key: &CachedKey, limiter: &LocalLimiter) -> LimitReport {
+        self.hold(key, limiter, self.cost)
+    }
+
+    /// How it stands with the limits of this bill, without those before it.
+    pub(crate) fn ask(&self, key: &CachedKey, limiter: &LocalLimiter) -> LimitReport {
+        self.hold(key, limiter, 0)
+    }
+
+    #[inline]
+    fn hold(&self, key: &CachedKey, limiter: &LocalLimiter, cost: u64) -> LimitReport {
+        let base = self.base(key);
+        if base.is_empty() && self.route.is_empty() {
+            return LimitReport::default();
+        }
+        let charges = self.charges(key, cost);
+        let decision = limiter.acquire(subject(key, self.by), &charges, self.at);
+        LimitReport::new(base.clone(), self.route.clone(), decision)
+    }
+
+    /// Takes back what was charged by this bill, without those before it.
+    pub(crate) fn take_back(&self, key: &CachedKey, limiter: &LocalLimiter, now: Moment) {
+        let charges = self.charges(key, self.cost);
+        limiter.refund(subject(key, self.by), &charges, self.at, now);
+    }
+
+    /// How it stands with the limits of this bill, which was not charged, and of those before it,
+    /// which will be taken back; and, for a request that is `over` one of them, when all of it
+    /// would be admitted.
+    pub(crate) fn foresee(
+        &self,
+        key: &CachedKey,
+        limiter: &LocalLimiter,
+        over: bool,
+    ) -> LimitReport {
+        let sums = self.sums(key);
+        let foresee = |sum: &Sum<'_>| {
+            let refunds: Vec<_> = self
+                .charged()
+                .filter(|bill| subject(key, bill.by).id() == sum.subject.id())
+                .flat_map(|bill| {
+                    let charges = bill.charges(key, bill.cost).into_iter();
+                    charges.map(|charge| (charge, bill.at))
+                })
+                .collect();
+            limiter.foresee(sum.subject, &sum.charges(over), &refunds, self.at)
+        };
+        let decisions: Vec<_> = sums.iter().map(foresee).collect();
+        report(&sums, &decisions)
+    }
+
+    /// What all bills ask of each subject, each limit once.
+    fn sums<'k>(&self, key: &'k CachedKey) -> Vec<Sum<'k>> {
+        let mut sums: Vec<Sum<'k>> = Vec::new();
+        let mut bills: SmallVec<[&Bill; 4]> = self.charged().collect();
+        // Limits are told in the order of the layers, the outermost first.
+        bills.reverse();
+        bills.push(self);
+        for bill in bills {
+            let subject = subject(key, bill.by);
+            let place = sums
+                .iter()
+                .position(|sum| sum.subject.id() == subject.id())
+                .unwrap_or_else(|| {
+                    sums.push(Sum::of(subject));
+                    sums.len() - 1
+                });
+            for charge in bill.charges(key, bill.cost) {
+                sums[place].add(charge);
+            }
+        }
+        sums
+    }
+
+    /// Whether the key's limits, or defaults in their place, are on it or on one before it.
+    fn has_base(&self, key: &CachedKey) -> bool {
+        iter::once(self)
+            .chain(self.charged())
+            .any(|bill| !bill.base(key).is_empty())
+    }
+
+    /// The bills before this one, the last one first.
+    fn charged(&self) -> impl Iterator<Item = &Self> {
+        iter::successors(self.earlier.as_deref(), |bill| bill.earlier.as_deref())
+    }
+
+    fn base<'a>(&'a self, key: &'a CachedKey) -> &'a RateLimits {
+        match &self.base {
+            Base::Own => &key.record.limits,
+            Base::Defaults(limits) => limits,
+        }
+    }
+
+    fn charges<'a>(&'a self, key: &'a CachedKey, cost: u64) -> SmallVec<[Charge<'a>; 2]> {
+        let charge = |space| move |limit| Charge { limit, space, cost };
+        let of_base = self.base(key).iter().map(charge(LimitSpace::Key));
+        let of_route = self.route.iter().map(charge(LimitSpace::Route));
+        of_base.chain(of_route).collect()
+    }
+}
+
+fn subject(key: &CachedKey, by: LimitBy) -> &Subject {
+    match (by, &key.owner_subject) {
+        (LimitBy::Owner, Some(owner)) => owner,
+        _ => &key.key_subject,
+    }
+}
+
+/// What several bills ask of one subject, each limit once.
+struct Sum<'k> {
+    subject: &'k Subject,
+    lines: Vec<Line>,
+}
+
+struct Line {
+    space: LimitSpace,
+    limit: RateLimit,
+    cost: u64,
+}
+
+impl<'k> Sum<'k> {
+    fn of(subject: &'k Subject) -> Self {
+        Self {
+            subject,
+            lines: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, charge: Charge<'_>) {
+        let Charge { limit, space, cost } = charge;
+        let known = |line: &&mut Line| line.space == space && line.limit == *limit;
+        match self.lines.iter_mut().find(known) {
+            Some(line) => line.cost = line.cost.saturating_add(cost),
+            None => self.lines.push(Line {
+                space,
+                limit: limit.clone(),
+                cost,
+            }),
+        }
+    }
+
+    /// The charges, or questions in their place.
+    fn charges(&self, costs: bool) -> Vec<Charge<'_>> {
+        self.lines
+            .iter()
+            .map(|line| Charge {
+                limit: &line.limit,
+                space: line.space,
+                cost: if costs { line.cost } else { 0 },
+            })
+            .collect()
+    }
+}
+
+fn report(sums: &[Sum<'_>], decisions: &[Decision]) -> LimitReport {
+    let statuses = decisions.iter().flat_map(Decision::statuses);
+    let lines = || sums.iter().flat_map(|sum| &sum.lines);
+    let of = |space| lines().filter(move |line| line.space == space);
+    let limits = |space| RateLimits::of(of(space).map(|line| line.limit.clone()).collect());
+    // A report names the key's limits before the routes'.
+    let told: Vec<_> = lines().zip(statuses).collect();
+    let (of_key, of_route): (Vec<_>, Vec<_>) = told
+        .into_iter()
+        .partition(|(line, _)| line.space == LimitSpace::Key);
+    let statuses = of_key
+        .into_iter()
+        .chain(of_route)
+        .map(|(_, status)| *status);
+    LimitReport::new(
+        limits(LimitSpace::Key),
+        limits(LimitSpace::Route),
+        Decision::new(statuses.collect()),
+    )
+}
