@@ -10,14 +10,14 @@ use crate::clock::Moment;
 use crate::limit::{
     Charge, Decision, LimitReport, LimitSpace, LocalLimiter, RateLimit, RateLimits, Subject,
 };
-use crate::requirements::{LimitBy, Requirements};
+use crate::requirements::{Cost, LimitBy, Requirements};
 
 /// What one layer charges for a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Bill {
     base: Base,
     route: RateLimits,
-    cost: u64,
+    cost: Cost,
     by: LimitBy,
     /// When it was charged.
     at: Moment,
@@ -46,7 +46,7 @@ impl Bill {
         Self {
             base,
             route: needs.route_limits.clone(),
-            cost: needs.cost.unwrap_or(1),
+            cost: needs.cost,
             by: needs.limit_by,
             at: now,
             earlier: None,
@@ -58,28 +58,37 @@ impl Bill {
         Self {
             base: Base::Defaults(RateLimits::default()),
             route: RateLimits::default(),
-            cost: 0,
+            cost: Cost::default(),
             by: LimitBy::default(),
             at: now,
             earlier: None,
         }
     }
 
-    /// What a further layer charges on top of this bill: its route's limits, and the key's once
-    /// more only where it names a cost of its own or nobody has charged them yet.
+    /// What a further layer charges on top of this bill. Where it names a cost of its own, that is
+    /// charged to all its limits; otherwise only those are charged that no layer around has.
     pub(crate) fn on_top(&self, key: &CachedKey, needs: &Requirements, now: Moment) -> Self {
         let mut bill = Self::new(key, needs, now);
-        if self.has_base(key) && needs.cost.is_none() {
+        bill.earlier = Some(Arc::new(self.clone()));
+        let names_cost = bill.charged().all(|earlier| earlier.cost != bill.cost);
+        if needs.cost.is_named() && names_cost {
+            return bill;
+        }
+        if bill.charged().any(|earlier| !earlier.base(key).is_empty()) {
             bill.base = Base::Defaults(RateLimits::default());
         }
-        bill.earlier = Some(Arc::new(self.clone()));
+        let is_new = |limit: &&RateLimit| {
+            let mut charged = bill.charged().flat_map(|earlier| &earlier.route);
+            charged.all(|charged| charged != *limit)
+        };
+        bill.route = RateLimits::of(bill.route.iter().filter(is_new).cloned().collect());
         bill
     }
 
     /// Charges this bill, without those before it: all of it, or nothing.
     #[inline]
     pub(crate) fn charge(&self, key: &CachedKey, limiter: &LocalLimiter) -> LimitReport {
-        self.hold(key, limiter, self.cost)
+        self.hold(key, limiter, self.cost.units())
     }
 
     /// How it stands with the limits of this bill, without those before it.
@@ -100,13 +109,13 @@ impl Bill {
 
     /// Takes back what was charged by this bill, without those before it.
     pub(crate) fn take_back(&self, key: &CachedKey, limiter: &LocalLimiter, now: Moment) {
-        let charges = self.charges(key, self.cost);
+        let charges = self.charges(key, self.cost.units());
         limiter.refund(subject(key, self.by), &charges, self.at, now);
     }
 
     /// How it stands with the limits of this bill, which was not charged, and of those before it,
     /// which will be taken back; and, for a request that is `over` one of them, when all of it
-    /// would be admitted.
+    /// would be admitted. The report is one of admission if it would be now.
     pub(crate) fn foresee(
         &self,
         key: &CachedKey,
@@ -114,19 +123,27 @@ impl Bill {
         over: bool,
     ) -> LimitReport {
         let sums = self.sums(key);
-        let foresee = |sum: &Sum<'_>| {
+        let foresee = |sum: &Sum<'_>, over| {
             let refunds: Vec<_> = self
                 .charged()
                 .filter(|bill| subject(key, bill.by).id() == sum.subject.id())
                 .flat_map(|bill| {
-                    let charges = bill.charges(key, bill.cost).into_iter();
+                    let charges = bill.charges(key, bill.cost.units()).into_iter();
                     charges.map(|charge| (charge, bill.at))
                 })
                 .collect();
             limiter.foresee(sum.subject, &sum.charges(over), &refunds, self.at)
         };
-        let decisions: Vec<_> = sums.iter().map(foresee).collect();
-        report(&sums, &decisions)
+        let decisions = sums.iter().map(|sum| {
+            let decision = foresee(sum, over);
+            if over && decision.is_admitted() {
+                // It is not over the limits of this subject, and not charged to them either.
+                foresee(sum, false)
+            } else {
+                decision
+            }
+        });
+        report(&sums, &decisions.collect::<Vec<_>>())
     }
 
     /// What all bills ask of each subject, each limit once.
@@ -145,18 +162,11 @@ impl Bill {
                     sums.push(Sum::of(subject));
                     sums.len() - 1
                 });
-            for charge in bill.charges(key, bill.cost) {
+            for charge in bill.charges(key, bill.cost.units()) {
                 sums[place].add(charge);
             }
         }
         sums
-    }
-
-    /// Whether the key's limits, or defaults in their place, are on it or on one before it.
-    fn has_base(&self, key: &CachedKey) -> bool {
-        iter::once(self)
-            .chain(self.charged())
-            .any(|bill| !bill.base(key).is_empty())
     }
 
     /// The bills before this one, the last one first.

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::limit::{RateLimit, RateLimits};
 use crate::scope::Scope;
@@ -25,10 +26,43 @@ pub struct Requirements {
     pub(crate) prefixes: Vec<Arc<str>>,
     /// Empty: every environment.
     pub(crate) environments: Vec<Arc<str>>,
-    pub(crate) cost: Option<u64>,
+    pub(crate) cost: Cost,
     pub(crate) default_limits: RateLimits,
     pub(crate) route_limits: RateLimits,
     pub(crate) limit_by: LimitBy,
+}
+
+/// What a request takes of each limit, and where that was said: a layer that has its cost from
+/// the one around it does not charge it once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cost {
+    units: u64,
+    /// 0 where nobody named one.
+    named: u64,
+}
+
+impl Cost {
+    fn named(units: u64) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            units,
+            named: NEXT.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn is_named(self) -> bool {
+        self.named > 0
+    }
+
+    pub(crate) fn units(self) -> u64 {
+        self.units
+    }
+}
+
+impl Default for Cost {
+    fn default() -> Self {
+        Self { units: 1, named: 0 }
+    }
 }
 
 /// Whom limits count for.
@@ -84,7 +118,7 @@ impl Requirements {
 
     /// How many units of each limit a request takes. Default: 1.
     pub fn cost(mut self, units: u64) -> Self {
-        self.cost = Some(units);
+        self.cost = Cost::named(units);
         self
     }
 

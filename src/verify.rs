@@ -164,7 +164,9 @@ impl Verifier {
         })?;
         let limits = bill.charge(key, &parts.limiter);
         if !limits.is_admitted() {
-            let limits = bill.foresee(key, &parts.limiter, true);
+            let whole = bill.foresee(key, &parts.limiter, true);
+            // Something was taken back meanwhile: then what was found at first is the reason.
+            let limits = if whole.is_admitted() { limits } else { whole };
             return Err(of_key(Denial::rate_limited(limits)));
         }
         let principal = principal.with_bill(bill);

@@ -20,7 +20,8 @@ use crate::verify::Verifier;
 ///
 /// 1. A true CORS preflight passes, where [`ApiKeyLayer::allow_preflight`] says so.
 /// 2. A request that an outer layer of the same keys has verified is not verified again. What
-///    this layer requires, and what it charges, comes on top.
+///    this layer requires comes on top, and so do its limits and its cost, but for those that it
+///    has from the outer one. If it refuses the request, the outer one takes back its charge.
 /// 3. The credential is looked for in every source ([`CredentialSources`]). None at all passes in
 ///    optional mode and is refused otherwise; more than one is refused always.
 /// 4. [`Verifier`] decides.

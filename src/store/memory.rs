@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +13,7 @@ use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, Us
 /// Keys in memory, for tests and first steps: gone when the process ends. Clones share the keys.
 ///
 /// It is also the worked example of the two contracts: one lock makes each method atomic.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
 }
@@ -29,12 +30,20 @@ impl MemoryStore {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     keys: BTreeMap<KeyId, Key>,
     owners: HashMap<KeyDigest, KeyId>,
     usage: BTreeMap<(KeyId, Timestamp), UsageBucket>,
     events: HashMap<KeyId, Vec<KeyEvent>>,
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("keys", &self.state().keys.len())
+            .finish_non_exhaustive()
+    }
 }
 
 #[async_trait]

@@ -125,6 +125,34 @@ async fn an_inner_limit_comes_on_top() {
 }
 
 #[tokio::test]
+async fn what_a_layer_has_from_the_one_around_it_is_charged_once() {
+    let bench = Bench::new();
+    let key = bench
+        .secret(NewKey::named("x").limit(limit("burst", 99, 16)))
+        .await;
+    let auth = bench.layer();
+    let outer = auth.cost(5).route_limits([limit("all", 88, 16)]);
+    let policy = r#""burst";q=99;w=16, "all";q=88;w=16"#;
+    let app = nested([&outer, &outer.scopes([""; 0]), &outer]);
+    let answer = send(&app, bearing(&key)).await;
+    told(
+        &answer,
+        200,
+        policy,
+        r#""burst";r=94;t=17, "all";r=83;t=17"#,
+    );
+    // A cost of its own comes on top of all, also if it is the same number.
+    let app = nested([&outer, &outer.cost(5)]);
+    let answer = send(&app, bearing(&key)).await;
+    told(
+        &answer,
+        200,
+        policy,
+        r#""burst";r=84;t=17, "all";r=73;t=17"#,
+    );
+}
+
+#[tokio::test]
 async fn limits_that_only_look_alike_are_both_told() {
     let bench = Bench::new();
     let key = bench
