@@ -84,6 +84,7 @@ mod denial;
 #[cfg(feature = "axum")]
 mod extract;
 mod failures;
+mod invalidation;
 mod key;
 pub mod limit;
 mod middleware;
@@ -103,6 +104,10 @@ pub use clock::{Clock, Moment, SystemClock};
 pub use denial::{Denial, DenialKind, DenialReason};
 #[cfg(feature = "axum")]
 pub use extract::MissingPrincipal;
+pub use invalidation::{
+    BusError, DigestTag, InProcessBus, InvalidInvalidation, Invalidation, InvalidationBus,
+    Subscription,
+};
 pub use key::{
     ApiKey, InvalidDigest, InvalidPepper, KeyDigest, KeyFormat, KeyHasher, KeyText, MAX_KEY_LEN,
     Malformed, Pepper, UnknownKind,

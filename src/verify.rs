@@ -23,6 +23,7 @@ use crate::cache::{Cached, CachedKey, KeyCache};
 use crate::clock::{Clock, Moment};
 use crate::denial::{Denial, DenialReason};
 use crate::failures::FailureLimiter;
+use crate::invalidation::Publisher;
 use crate::key::{Candidates, KeyDigest, KeyFormat, KeyHasher, MAX_KEY_LEN};
 use crate::limit::{LimitReport, LocalLimiter};
 use crate::principal::{KeyPrincipal, Realm};
@@ -44,6 +45,7 @@ pub(crate) struct Parts {
     pub(crate) accept_imported: bool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) cache: Arc<KeyCache>,
+    pub(crate) publisher: Option<Publisher>,
     pub(crate) limiter: LocalLimiter,
     pub(crate) failures: Option<FailureLimiter>,
     pub(crate) usage: Option<UsageRecorder>,

@@ -21,6 +21,8 @@ pub struct CacheConfig {
     pub(super) max_lookups: usize,
     pub(super) max_waiting_lookups: usize,
     pub(super) lookup_deadline: Duration,
+    pub(super) max_bus_silence: Duration,
+    pub(super) replica_lag: Duration,
 }
 
 impl CacheConfig {
@@ -85,6 +87,37 @@ impl CacheConfig {
         self
     }
 
+    /// How long the [bus](crate::InvalidationBus) may give no sign of life until nothing is
+    /// trusted that was read longer ago: what other instances change holds here after that time
+    /// at the latest. Without a bus only the TTL bounds it. Default: 5 seconds.
+    ///
+    /// # Panics
+    ///
+    /// When `silence` is less than 100 milliseconds.
+    pub fn max_bus_silence(mut self, silence: Duration) -> Self {
+        assert!(
+            silence >= Duration::from_millis(100),
+            "a bus cannot prove every {silence:?} that it is there"
+        );
+        self.max_bus_silence = silence;
+        self
+    }
+
+    /// How far the replicas of a store may lag behind: that long after a key was changed it is
+    /// read from the primary. Default: 60 seconds.
+    pub fn replica_lag(mut self, lag: Duration) -> Self {
+        self.replica_lag = lag;
+        self
+    }
+
+    pub(super) fn max_bus_silence_nanos(&self) -> u64 {
+        nanos(self.max_bus_silence)
+    }
+
+    pub(super) fn replica_lag_nanos(&self) -> u64 {
+        nanos(self.replica_lag)
+    }
+
     pub(super) fn ttl_nanos(&self) -> u64 {
         nanos(self.ttl)
     }
@@ -109,6 +142,8 @@ impl Default for CacheConfig {
             max_lookups: 64,
             max_waiting_lookups: 4_096,
             lookup_deadline: Duration::from_secs(2),
+            max_bus_silence: Duration::from_secs(5),
+            replica_lag: Duration::from_mins(1),
         }
     }
 }

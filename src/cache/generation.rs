@@ -1,6 +1,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::CachedKey;
+use crate::clock::Moment;
+use crate::invalidation::DigestTag;
 use crate::key::KeyDigest;
 use crate::record::KeyId;
 
@@ -12,6 +14,8 @@ use crate::record::KeyId;
 pub(super) struct Generations {
     current: AtomicU64,
     floor: AtomicU64,
+    /// When `floor` was raised last; 0 for never.
+    raised_at: AtomicU64,
     key_floors: Floors,
     digest_floors: Floors,
 }
@@ -21,6 +25,7 @@ impl Generations {
         Self {
             current: AtomicU64::new(0),
             floor: AtomicU64::new(0),
+            raised_at: AtomicU64::new(0),
             key_floors: Floors::new(),
             digest_floors: Floors::new(),
         }
@@ -41,16 +46,26 @@ impl Generations {
             && generation >= self.digest_floors.of(digest.place())
     }
 
-    pub(super) fn invalidate(&self, id: KeyId, digests: &[KeyDigest]) {
+    pub(super) fn invalidate(&self, id: KeyId, digests: &[DigestTag], now: Moment) {
         let generation = self.next();
-        self.key_floors.raise(id.place(), generation);
+        self.key_floors.raise(id.place(), generation, now);
         for digest in digests {
-            self.digest_floors.raise(digest.place(), generation);
+            self.digest_floors.raise(digest.place(), generation, now);
         }
     }
 
-    pub(super) fn invalidate_all(&self) {
+    pub(super) fn invalidate_all(&self, now: Moment) {
+        self.raised_at.fetch_max(since_start(now), Ordering::SeqCst);
         self.floor.fetch_max(self.next(), Ordering::SeqCst);
+    }
+
+    /// Whether the credential may have been changed less than `nanos` ago, as far as is known.
+    pub(super) fn changed_within(&self, digest: &KeyDigest, nanos: u64, now: Moment) -> bool {
+        let changed_at = self
+            .raised_at
+            .load(Ordering::SeqCst)
+            .max(self.digest_floors.raised_at(digest.place()));
+        changed_at > 0 && since_start(now).saturating_sub(changed_at) < nanos
     }
 
     fn next(&self) -> u64 {
@@ -58,25 +73,46 @@ impl Generations {
     }
 }
 
-struct Floors(Box<[AtomicU64]>);
+struct Floors(Box<[Floor]>);
+
+#[derive(Default)]
+struct Floor {
+    generation: AtomicU64,
+    /// When it was raised last; 0 for never.
+    raised_at: AtomicU64,
+}
 
 impl Floors {
     const PLACES: u64 = 8192;
 
     fn new() -> Self {
-        Self((0..Self::PLACES).map(|_| AtomicU64::new(0)).collect())
+        Self((0..Self::PLACES).map(|_| Floor::default()).collect())
     }
 
     fn of(&self, place: u64) -> u64 {
-        self.at(place).load(Ordering::SeqCst)
+        self.at(place).generation.load(Ordering::SeqCst)
     }
 
-    fn raise(&self, place: u64, generation: u64) {
-        self.at(place).fetch_max(generation, Ordering::SeqCst);
+    fn raised_at(&self, place: u64) -> u64 {
+        self.at(place).raised_at.load(Ordering::SeqCst)
     }
 
-    fn at(&self, place: u64) -> &AtomicU64 {
+    fn raise(&self, place: u64, generation: u64, now: Moment) {
+        let floor = self.at(place);
+        // Before the generation: a load that finds what is known too old finds this as well.
+        floor
+            .raised_at
+            .fetch_max(since_start(now), Ordering::SeqCst);
+        floor.generation.fetch_max(generation, Ordering::SeqCst);
+    }
+
+    fn at(&self, place: u64) -> &Floor {
         let index = usize::try_from(place % Self::PLACES);
         &self.0[index.expect("below the number of places")]
     }
+}
+
+/// Nanoseconds of the monotonic clock, and never the 0 that stands for no time at all.
+fn since_start(now: Moment) -> u64 {
+    now.monotonic_nanos().max(1)
 }

@@ -22,7 +22,9 @@ mod generation;
 
 use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 
@@ -31,6 +33,7 @@ pub(crate) use entry::CachedKey;
 pub use flight::{Outage, OutageKind};
 
 use crate::clock::{Clock, Moment};
+use crate::invalidation::DigestTag;
 use crate::key::KeyDigest;
 use crate::record::KeyId;
 use crate::store::KeyStore;
@@ -56,6 +59,9 @@ pub(crate) struct KeyCache {
     hits: moka::sync::Cache<KeyDigest, Arc<CachedKey>, RandomState>,
     misses: moka::sync::Cache<KeyDigest, Asked, RandomState>,
     generations: Generations,
+    /// Until when what was read long ago is trusted, in monotonic nanoseconds; for ever where no
+    /// bus tells of changes.
+    trusted_until: AtomicU64,
     flights: Mutex<HashMap<KeyDigest, Flight>>,
     lookups: Lookups,
 }
@@ -88,6 +94,7 @@ impl KeyCache {
             hits: bounded(config.capacity),
             misses: bounded(config.miss_capacity),
             generations: Generations::new(),
+            trusted_until: AtomicU64::new(u64::MAX),
             flights: Mutex::default(),
             lookups: Lookups::new(&config),
             config,
@@ -166,14 +173,36 @@ impl KeyCache {
 
     /// Makes sure that no verification which starts from now on sees what was stored of key `id`
     /// before now, and that none of `digests` is still taken for unknown.
-    pub(crate) fn invalidate(&self, id: KeyId, digests: &[KeyDigest]) {
-        self.generations.invalidate(id, digests);
+    pub(crate) fn invalidate(&self, id: KeyId, digests: &[DigestTag]) {
+        self.generations.invalidate(id, digests, self.clock.now());
     }
 
     /// Makes sure that no verification which starts from now on sees anything that was stored
     /// before now.
     pub(crate) fn invalidate_all(&self) {
-        self.generations.invalidate_all();
+        self.generations.invalidate_all(self.clock.now());
+    }
+
+    /// From now on changes are told by a bus, and what was read longer ago than
+    /// [`CacheConfig::max_bus_silence`] is trusted only while the bus is known to work.
+    pub(crate) fn depend_on_bus(&self) {
+        self.trusted_until.store(0, Ordering::SeqCst);
+    }
+
+    /// The bus has proved that whatever was published before `heard_at` was heard.
+    pub(crate) fn trust_since(&self, heard_at: Moment) {
+        let until = heard_at
+            .monotonic_nanos()
+            .saturating_add(self.config.max_bus_silence_nanos());
+        self.trusted_until.fetch_max(until, Ordering::SeqCst);
+    }
+
+    pub(crate) fn max_bus_silence(&self) -> Duration {
+        self.config.max_bus_silence
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.clock.now()
     }
 
     /// Takes part in the lookup of `digest` that is under way, or begins one.
@@ -217,6 +246,13 @@ impl KeyCache {
                     generation: self.generations.current(),
                     at: self.clock.now().monotonic_nanos(),
                 };
+                let lag = self.config.replica_lag_nanos();
+                if self
+                    .generations
+                    .changed_within(digest, lag, self.clock.now())
+                {
+                    return (asked, self.store.find_latest(digest).await);
+                }
                 (asked, self.store.find(digest).await)
             })
             .await?;
@@ -233,11 +269,22 @@ impl KeyCache {
     }
 
     fn is_fresh(&self, key: &CachedKey, now: Moment) -> bool {
-        key.age(now) < self.config.ttl_nanos() && self.generations.is_current(key)
+        let age = key.age(now);
+        age < self.config.ttl_nanos()
+            && self.is_trusted(age, now)
+            && self.generations.is_current(key)
+    }
+
+    /// Whether what was read `age` nanoseconds ago may be used, going by the bus.
+    fn is_trusted(&self, age: u64, now: Moment) -> bool {
+        now.monotonic_nanos() < self.trusted_until.load(Ordering::SeqCst)
+            || age < self.config.max_bus_silence_nanos()
     }
 
     fn is_good(&self, miss: &Asked, digest: &KeyDigest, now: Moment) -> bool {
-        now.monotonic_nanos().saturating_sub(miss.at) < self.config.miss_ttl_nanos()
+        let age = now.monotonic_nanos().saturating_sub(miss.at);
+        age < self.config.miss_ttl_nanos()
+            && self.is_trusted(age, now)
             && self.generations.is_current_miss(digest, miss.generation)
     }
 

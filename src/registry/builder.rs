@@ -6,6 +6,7 @@ use super::{ApiKeys, flush};
 use crate::cache::{CacheConfig, KeyCache};
 use crate::clock::{Clock, SystemClock};
 use crate::failures::FailureLimiter;
+use crate::invalidation::{InvalidationBus, Publisher, listen};
 use crate::key::{KeyFormat, KeyHasher};
 use crate::limit::{LocalLimiter, RateLimit};
 use crate::principal::Realm;
@@ -27,6 +28,7 @@ struct Settings {
     accept_imported: bool,
     clock: Arc<dyn Clock>,
     cache: CacheConfig,
+    bus: Option<Arc<dyn InvalidationBus>>,
     max_limited: usize,
     failed_attempts: Option<RateLimit>,
     flush_interval: Duration,
@@ -79,6 +81,13 @@ impl<S> Builder<S> {
         self
     }
 
+    /// How instances tell each other what has changed. Default: as the store has it, which is not
+    /// at all for [`MemoryStore`](crate::MemoryStore).
+    pub fn bus(mut self, bus: impl InvalidationBus) -> Self {
+        self.settings.bus = Some(Arc::new(bus));
+        self
+    }
+
     /// The most keys and owners whose limits are counted at one time; see
     /// [`LocalLimiter`] for what happens beyond. Default: [`LocalLimiter::DEFAULT_CAPACITY`].
     pub fn max_limited(mut self, subjects: usize) -> Self {
@@ -110,6 +119,10 @@ impl<S> Builder<S> {
 
 impl<S: KeyStore> Builder<S> {
     /// A verifier that reads keys and writes nothing: it counts no use.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime, when there is a bus to listen to.
     pub fn build_verifier(self) -> Verifier {
         self.settings.into_verifier(Arc::new(self.store), None)
     }
@@ -142,13 +155,19 @@ impl<S: KeyRepository> Builder<S> {
 
 impl Settings {
     fn into_verifier(self, store: Arc<dyn KeyStore>, usage: Option<UsageRecorder>) -> Verifier {
+        let bus = self.bus.or_else(|| store.bus());
         let cache = Arc::new(KeyCache::new(store, Arc::clone(&self.clock), self.cache));
+        if let Some(bus) = &bus {
+            cache.depend_on_bus();
+            tokio::spawn(listen(Arc::clone(bus), Arc::downgrade(&cache)));
+        }
         let parts = Parts {
             format: self.format,
             hasher: self.hasher,
             accept_imported: self.accept_imported,
             clock: self.clock,
             cache,
+            publisher: bus.map(Publisher::new),
             limiter: LocalLimiter::new(self.max_limited),
             failures: self.failed_attempts.map(FailureLimiter::new),
             usage,
@@ -168,6 +187,7 @@ impl Default for Settings {
             accept_imported: false,
             clock: Arc::new(SystemClock::new()),
             cache: CacheConfig::default(),
+            bus: None,
             max_limited: LocalLimiter::DEFAULT_CAPACITY,
             failed_attempts: None,
             flush_interval: FLUSH_INTERVAL,

@@ -25,6 +25,7 @@ pub use builder::Builder;
 pub use error::{KeyError, KeyErrorKind};
 pub use input::{KeyUpdate, NewKey};
 
+use crate::invalidation::{DigestTag, Invalidation};
 use crate::key::{ApiKey, KeyDigest};
 use crate::record::{
     Credential, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket,
@@ -358,10 +359,8 @@ impl ApiKeys {
             let event = this.event(record.id, action, now);
             let inserted = this.repository.insert(&record, &credential, &event).await;
             // Also after an error: it may have been written all the same.
-            this.verifier
-                .parts
-                .cache
-                .invalidate(record.id, &[credential.digest]);
+            let digests = vec![DigestTag::of(&credential.digest)];
+            this.forget_everywhere(record.id, digests).await;
             inserted?;
             Ok(Key {
                 record,
@@ -406,9 +405,10 @@ impl ApiKeys {
                     event,
                 };
                 let applied = this.repository.apply(&change).await;
-                let digests = change.add_credential.as_ref().map(|added| added.digest);
+                let credentials = key.credentials.iter().chain(&change.add_credential);
+                let digests = credentials.map(|credential| DigestTag::of(&credential.digest));
                 // Also after an error: it may have been written all the same.
-                this.verifier.parts.cache.invalidate(id, digests.as_slice());
+                this.forget_everywhere(id, digests.collect()).await;
                 if applied.map_err(KeyError::from)? {
                     apply_to(&mut key, change);
                     return Ok((key, output));
@@ -418,6 +418,16 @@ impl ApiKeys {
             Err(KeyError::contended(id).into())
         })
         .await
+    }
+
+    /// Makes this instance forget what it knows of a key, and then the others.
+    async fn forget_everywhere(&self, id: KeyId, digests: Vec<DigestTag>) {
+        let parts = &self.verifier.parts;
+        parts.cache.invalidate(id, &digests);
+        if let Some(publisher) = &parts.publisher {
+            let invalidation = Invalidation::Key { id, digests };
+            publisher.publish(&invalidation).await;
+        }
     }
 
     fn event(&self, key: KeyId, action: EventAction, at: Timestamp) -> KeyEvent {

@@ -21,6 +21,7 @@ pub use memory::MemoryStore;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 
+use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{
     Credential, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket, UsageDelta,
@@ -40,6 +41,18 @@ use crate::record::{
 pub trait KeyStore: fmt::Debug + Send + Sync + 'static {
     /// The credential with this digest, and its key.
     async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError>;
+
+    /// As [`find`](Self::find), from where every change is seen that was made before the call
+    /// began: a store with replicas asks its primary. Default: [`find`](Self::find).
+    async fn find_latest(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        self.find(digest).await
+    }
+
+    /// The bus over which the store itself tells what was changed in it, if it has one. Default:
+    /// none.
+    fn bus(&self) -> Option<Arc<dyn InvalidationBus>> {
+        None
+    }
 }
 
 /// What a lookup finds: a credential and the key that it belongs to.
@@ -164,6 +177,14 @@ pub struct KeyPage {
 impl<S: KeyStore + ?Sized> KeyStore for Arc<S> {
     async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
         (**self).find(digest).await
+    }
+
+    async fn find_latest(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        (**self).find_latest(digest).await
+    }
+
+    fn bus(&self) -> Option<Arc<dyn InvalidationBus>> {
+        (**self).bus()
     }
 }
 

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
 use crate::store::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
@@ -100,6 +101,17 @@ impl<S> ScriptedStore<S> {
         Ok(())
     }
 
+    async fn look_up<T>(
+        &self,
+        reading: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let found = reading.await;
+        self.script.lookups.send_modify(|count| *count += 1);
+        released(&self.script.lookups_held).await;
+        self.check()?;
+        found
+    }
+
     async fn write<T>(
         &self,
         done: impl Future<Output = Result<T, StoreError>>,
@@ -125,11 +137,15 @@ async fn released(held: &watch::Sender<bool>) {
 #[async_trait]
 impl<S: KeyStore> KeyStore for ScriptedStore<S> {
     async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
-        let found = self.inner.find(digest).await;
-        self.script.lookups.send_modify(|count| *count += 1);
-        released(&self.script.lookups_held).await;
-        self.check()?;
-        found
+        self.look_up(self.inner.find(digest)).await
+    }
+
+    async fn find_latest(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        self.look_up(self.inner.find_latest(digest)).await
+    }
+
+    fn bus(&self) -> Option<Arc<dyn InvalidationBus>> {
+        self.inner.bus()
     }
 }
 

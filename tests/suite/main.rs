@@ -5,6 +5,7 @@ mod cache;
 mod contract;
 mod core_support;
 mod extractors;
+mod invalidation;
 mod keyserver;
 mod layers;
 mod limit_headers;

@@ -287,7 +287,7 @@ async fn a_database_of_a_later_version_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.db");
     let store = open(&path).await;
-    assert!(damaged(&path, "migrations SET version = 99").await);
+    assert!(damaged(&path, "migrations SET version = version + 97").await);
     store.close().await;
     let refused = SqliteStore::open(path.to_str().unwrap()).await.unwrap_err();
     assert_eq!(refused.kind(), StoreErrorKind::Unavailable);

@@ -9,12 +9,15 @@ use crate::store::StoreError;
 const TABLE: &str = "tower_api_key_migrations";
 
 /// Every step that made the tables what they are now. A released one never changes.
-fn steps() -> [Migration; 1] {
-    [step(
-        1,
-        "keys, credentials, usage and events",
-        include_str!("0001_keys.sql"),
-    )]
+fn steps() -> [Migration; 2] {
+    [
+        step(
+            1,
+            "keys, credentials, usage and events",
+            include_str!("0001_keys.sql"),
+        ),
+        step(2, "changes", include_str!("0002_changes.sql")),
+    ]
 }
 
 /// Makes the tables or brings them up to date.

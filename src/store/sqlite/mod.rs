@@ -1,5 +1,6 @@
 //! Keys in SQLite: one writer, several readers, one transaction for each change.
 
+mod changes;
 mod migrations;
 mod open;
 mod read;
@@ -7,12 +8,14 @@ mod rows;
 mod write;
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::SqlitePool;
 
 use super::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
+use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
 
@@ -24,7 +27,9 @@ use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, Us
 /// and addresses are JSON.
 ///
 /// What has returned is on the disk: a revocation survives a power cut. Several processes can
-/// open one file, on one machine; each sees at once what another has written.
+/// open one file, on one machine. What another one changes, a command-line tool or plain SQL
+/// included, is noticed within a second, whatever is in the cache: triggers keep a table of changes,
+/// which is looked at four times a second.
 #[derive(Clone)]
 pub struct SqliteStore {
     readers: SqlitePool,
@@ -32,6 +37,8 @@ pub struct SqliteStore {
     /// they would poll.
     writer: SqlitePool,
     shares_pool: bool,
+    /// Whether other processes can change the database.
+    is_shared: bool,
 }
 
 impl SqliteStore {
@@ -51,7 +58,8 @@ impl SqliteStore {
         let options = open::options(database)?;
         let writer = open::writer(&options).await?;
         migrations::run(&writer).await?;
-        let readers = if open::in_memory(database) {
+        let in_memory = open::in_memory(database);
+        let readers = if in_memory {
             // A database in memory belongs to its one connection.
             writer.clone()
         } else {
@@ -61,6 +69,7 @@ impl SqliteStore {
             readers,
             writer,
             shares_pool: false,
+            is_shared: !in_memory,
         })
     }
 
@@ -82,6 +91,7 @@ impl SqliteStore {
             readers: pool.clone(),
             writer: pool,
             shares_pool: true,
+            is_shared: true,
         })
     }
 
@@ -105,6 +115,11 @@ impl fmt::Debug for SqliteStore {
 impl KeyStore for SqliteStore {
     async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
         read::find(&self.readers, digest).await
+    }
+
+    fn bus(&self) -> Option<Arc<dyn InvalidationBus>> {
+        let changes = || Arc::new(changes::Changes::new(self.readers.clone())) as _;
+        self.is_shared.then(changes)
     }
 }
 
