@@ -70,6 +70,7 @@
 //! | --- | --- | --- |
 //! | `axum` | yes | [`KeyPrincipal`] as an extractor, [`Denial`] as an answer, axum's body |
 //! | `admin` | | `admin::router` |
+//! | `redis` | | `RedisBus` |
 //! | `sqlite` | | `SqliteStore` |
 //! | `testing` | | `testing` |
 
@@ -104,6 +105,8 @@ pub use clock::{Clock, Moment, SystemClock};
 pub use denial::{Denial, DenialKind, DenialReason};
 #[cfg(feature = "axum")]
 pub use extract::MissingPrincipal;
+#[cfg(feature = "redis")]
+pub use invalidation::RedisBus;
 pub use invalidation::{
     BusError, DigestTag, InProcessBus, InvalidInvalidation, Invalidation, InvalidationBus,
     Subscription,

@@ -15,12 +15,14 @@
 //! within that bound.
 //!
 //! Which bus: [`SqliteStore`](crate::SqliteStore) brings its own, which notices whatever another
-//! process has changed in the file. [`InProcessBus`] connects several
-//! [`ApiKeys`](crate::ApiKeys) of one process.
+//! process has changed in the file. `RedisBus` connects the instances of a service over Redis, and
+//! [`InProcessBus`] several [`ApiKeys`](crate::ApiKeys) of one process.
 
 mod in_process;
 mod listener;
 mod publisher;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::error::Error;
 use std::fmt;
@@ -32,6 +34,8 @@ use tokio::time::Instant;
 pub use in_process::InProcessBus;
 pub(crate) use listener::listen;
 pub(crate) use publisher::Publisher;
+#[cfg(feature = "redis")]
+pub use redis::RedisBus;
 
 use crate::key::KeyDigest;
 use crate::record::KeyId;

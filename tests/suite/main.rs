@@ -10,6 +10,8 @@ mod invalidation;
 mod keyserver;
 mod layers;
 mod limit_headers;
+mod redis_bus;
+mod redis_server;
 mod registry;
 mod services;
 mod sources;
