@@ -54,6 +54,7 @@ impl Bill {
     }
 
     /// A bill for nothing.
+    #[cfg(feature = "testing")]
     pub(crate) fn nothing(now: Moment) -> Self {
         Self {
             base: Base::Defaults(RateLimits::default()),
