@@ -1,10 +1,12 @@
 //! The crate's behaviour, through its public interface.
 
 mod admin;
+mod allocations;
 mod cache;
 mod contract;
 mod core_support;
 mod extractors;
+mod flood;
 mod keyserver;
 mod layers;
 mod limit_headers;
