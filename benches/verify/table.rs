@@ -6,8 +6,8 @@ use crate::KEYS;
 use crate::contenders::{AXUM_GOVERNOR, Contender, FLOOR, OURS, TOWER_GOVERNOR, contenders};
 use crate::traffic::Traffic;
 
-const ROUNDS: usize = 401;
-const REQUESTS_PER_ROUND: u32 = 2_048;
+const ROUNDS: usize = 4_001;
+const REQUESTS_PER_ROUND: u32 = 256;
 
 /// Measures and prints.
 pub(crate) fn print() {

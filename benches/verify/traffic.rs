@@ -27,7 +27,7 @@ impl Traffic {
     /// So many requests are made in advance: few enough that they are still in the processor's
     /// cache when their turn comes, as a request is that was just read, and enough of them that
     /// reading the clock costs nothing.
-    const AT_ONCE: u64 = 32;
+    const AT_ONCE: u64 = 8;
 
     /// As many keys, each with two scopes and a limit that is never reached.
     pub(crate) fn among(count: u32) -> Self {
