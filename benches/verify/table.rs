@@ -1,0 +1,102 @@
+//! What each contender adds to the bare service, and the ratios that count.
+
+use std::time::Duration;
+
+use crate::KEYS;
+use crate::contenders::{AXUM_GOVERNOR, Contender, FLOOR, OURS, TOWER_GOVERNOR, contenders};
+use crate::traffic::Traffic;
+
+const ROUNDS: usize = 4_001;
+const REQUESTS_PER_ROUND: u32 = 256;
+
+/// Measures and prints.
+pub(crate) fn print() {
+    let columns = KEYS.map(|count| Column::measure(&mut Traffic::among(count)));
+    println!("nanoseconds added to a request, median of {ROUNDS} rounds in turn\n");
+    print!("{:<48}", "");
+    for count in KEYS {
+        print!("{:>14}", format!("{count} keys"));
+    }
+    println!();
+    row("(bare, whole)", |column| column.bare, &columns);
+    for name in [FLOOR, OURS, TOWER_GOVERNOR, AXUM_GOVERNOR] {
+        row(name, |column| column.added(name), &columns);
+    }
+    println!();
+    for (other, wanted) in [(FLOOR, 1.5), (TOWER_GOVERNOR, 0.8), (AXUM_GOVERNOR, 0.4)] {
+        let title = format!("{OURS} / {other}, at most {wanted}");
+        let ratio = |column: &Column| column.added(OURS) / column.added(other);
+        row(&title, ratio, &columns);
+    }
+}
+
+fn row(title: &str, value: impl Fn(&Column) -> f64, columns: &[Column]) {
+    print!("{title:<48}");
+    for column in columns {
+        print!("{:>14.2}", value(column));
+    }
+    println!();
+}
+
+/// The nanoseconds for one number of keys.
+struct Column {
+    bare: f64,
+    added: Vec<(&'static str, f64)>,
+}
+
+impl Column {
+    fn measure(traffic: &mut Traffic) -> Self {
+        let mut contenders = contenders(traffic);
+        let mut rounds: Vec<Vec<f64>> = (0..ROUNDS)
+            .map(|number| round(number, &mut contenders, traffic))
+            .collect();
+        let bare = median(rounds.iter().map(|times| times[0]));
+        // The difference within each round, for from one to the next the machine may change.
+        for times in &mut rounds {
+            let bare = times[0];
+            for (time, contender) in times.iter_mut().zip(&contenders) {
+                // The floor has no service in it.
+                if contender.name != FLOOR {
+                    *time -= bare;
+                }
+            }
+        }
+        let added = contenders.iter().enumerate().map(|(index, contender)| {
+            let median = median(rounds.iter().map(|times| times[index]));
+            (contender.name, median)
+        });
+        Self {
+            bare,
+            added: added.collect(),
+        }
+    }
+
+    fn added(&self, name: &str) -> f64 {
+        let found = self.added.iter().find(|(known, _)| *known == name);
+        found.expect("all were measured").1
+    }
+}
+
+/// The time that one request takes each of them, with the same keys.
+fn round(number: usize, contenders: &mut [Contender], traffic: &mut Traffic) -> Vec<f64> {
+    let start = traffic.position();
+    let mut times = vec![0.0; contenders.len()];
+    for turn in 0..contenders.len() {
+        // Each has to come after each of the others at times.
+        let index = (turn + number) % contenders.len();
+        traffic.go_to(start);
+        let time = traffic.send(REQUESTS_PER_ROUND.into(), &mut contenders[index]);
+        times[index] = nanos(time) / f64::from(REQUESTS_PER_ROUND);
+    }
+    times
+}
+
+fn nanos(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e9
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
