@@ -124,6 +124,8 @@ pub use store::{
     KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, MemoryStore, StoreError,
     StoreErrorKind, StoredKey,
 };
+#[cfg(feature = "postgres")]
+pub use store::{PostgresBuilder, PostgresStore};
 pub use usage::FLUSH_INTERVAL;
 pub use verify::{Attempt, Verified, Verifier};
 

@@ -56,7 +56,7 @@ impl<S> ScriptedStore<S> {
         }
     }
 
-    /// How many lookups of a key were begun.
+    /// How many lookups of a key were begun, by either method.
     pub fn lookups(&self) -> usize {
         *self.script.lookups.borrow()
     }
@@ -100,6 +100,17 @@ impl<S> ScriptedStore<S> {
         Ok(())
     }
 
+    async fn lookup(
+        &self,
+        done: impl Future<Output = Result<Option<StoredKey>, StoreError>>,
+    ) -> Result<Option<StoredKey>, StoreError> {
+        let found = done.await;
+        self.script.lookups.send_modify(|count| *count += 1);
+        released(&self.script.lookups_held).await;
+        self.check()?;
+        found
+    }
+
     async fn write<T>(
         &self,
         done: impl Future<Output = Result<T, StoreError>>,
@@ -125,11 +136,11 @@ async fn released(held: &watch::Sender<bool>) {
 #[async_trait]
 impl<S: KeyStore> KeyStore for ScriptedStore<S> {
     async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
-        let found = self.inner.find(digest).await;
-        self.script.lookups.send_modify(|count| *count += 1);
-        released(&self.script.lookups_held).await;
-        self.check()?;
-        found
+        self.lookup(self.inner.find(digest)).await
+    }
+
+    async fn find_latest(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        self.lookup(self.inner.find_latest(digest)).await
     }
 }
 
