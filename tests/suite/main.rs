@@ -8,6 +8,7 @@ mod extractors;
 mod keyserver;
 mod layers;
 mod limit_headers;
+mod postgres;
 mod registry;
 mod services;
 mod sources;

@@ -115,11 +115,11 @@ BEGIN
             FROM (SELECT key_row, id FROM old_rows UNION SELECT key_row, id FROM new_rows) AS changed
             LEFT JOIN credentials USING (key_row)
             LIMIT 1001
-        ) AS some;
+        ) AS few;
     ELSE
         SELECT array_agg(id), array_agg(NULL::bytea)
         INTO ids, digests
-        FROM (SELECT id FROM old_rows LIMIT 1001) AS some;
+        FROM (SELECT id FROM old_rows LIMIT 1001) AS few;
     END IF;
     PERFORM tell(channel(TG_TABLE_SCHEMA), ids, digests);
     RETURN NULL;
@@ -136,10 +136,10 @@ BEGIN
     CASE TG_OP
     WHEN 'INSERT' THEN
         SELECT array_agg(key_row), array_agg(digest) INTO key_rows, digests
-        FROM (SELECT key_row, digest FROM new_rows LIMIT 1001) AS some;
+        FROM (SELECT key_row, digest FROM new_rows LIMIT 1001) AS few;
     WHEN 'DELETE' THEN
         SELECT array_agg(key_row), array_agg(digest) INTO key_rows, digests
-        FROM (SELECT key_row, digest FROM old_rows LIMIT 1001) AS some;
+        FROM (SELECT key_row, digest FROM old_rows LIMIT 1001) AS few;
     ELSE
         -- Those that differ in more than `last_used_at`, which changes all the time and decides
         -- nothing.
@@ -152,7 +152,7 @@ BEGIN
                   IS DISTINCT FROM
                   (n.key_row, n.position, n.pepper, n.start, n.imported, n.created_at, n.expires_at)
             LIMIT 1001
-        ) AS some;
+        ) AS few;
     END CASE;
     SELECT array_agg(id), array_agg(digest) INTO ids, digests
     FROM unnest(key_rows, digests) AS changed (key_row, digest)
