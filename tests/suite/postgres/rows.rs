@@ -192,20 +192,6 @@ async fn addresses_and_edges_of_time_come_back_as_they_were() {
     assert_eq!(stored.record, change.record);
 }
 
-/// The database's own collation would put some of these elsewhere.
-#[tokio::test]
-async fn keys_are_in_the_order_of_their_ids() {
-    let database = Database::new("in order").await;
-    let store = database.open().await;
-    for _ in 0..20 {
-        insert(&store).await;
-    }
-    let listed = store.list(&KeyFilter::default()).await.unwrap().keys;
-    let ids: Vec<_> = listed.iter().map(|key| key.record.id).collect();
-    assert_eq!(ids.len(), 20);
-    assert!(ids.is_sorted_by(|one, next| one > next), "{ids:?}");
-}
-
 #[tokio::test]
 async fn lookups_use_the_indexes() {
     let database = Database::new("indexed").await;
