@@ -33,7 +33,7 @@ impl Database {
             separate: None,
         };
         // What a test that was killed has left.
-        database.clear().await;
+        database.clear().await.unwrap();
         database
     }
 
@@ -44,7 +44,7 @@ impl Database {
             schema: schema.to_owned(),
             separate: Some(name.to_owned()),
         };
-        database.clear().await;
+        database.clear().await.unwrap();
         execute(&url(), &format!("CREATE DATABASE {}", quoted(name)))
             .await
             .unwrap();
@@ -83,12 +83,12 @@ impl Database {
         execute(&self.url, &statements.replace("{schema}", &schema)).await
     }
 
-    async fn clear(&self) {
+    async fn clear(&self) -> sqlx::Result<u64> {
         let statement = match &self.separate {
             Some(name) => format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(name)),
             None => format!("DROP SCHEMA IF EXISTS {} CASCADE", quoted(&self.schema)),
         };
-        execute(&url(), &statement).await.unwrap();
+        execute(&url(), &statement).await
     }
 }
 
@@ -101,7 +101,8 @@ impl Drop for Database {
                     .enable_all()
                     .build()
                     .unwrap();
-                runtime.block_on(self.clear());
+                // A test that has failed half-way may hold a lock. The next one clears it away.
+                let _ = runtime.block_on(self.clear());
             });
         });
     }
@@ -131,7 +132,8 @@ fn with_parameter(parameter: &str) -> String {
 
 /// On a connection of its own, as psql does it.
 async fn execute(url: &str, statements: &str) -> sqlx::Result<u64> {
-    let options = PgConnectOptions::from_str(url)?.options([("client_min_messages", "warning")]);
+    let settings = [("client_min_messages", "warning"), ("lock_timeout", "10s")];
+    let options = PgConnectOptions::from_str(url)?.options(settings);
     let mut connection = options.connect().await?;
     let done = connection.execute(AssertSqlSafe(statements)).await?;
     connection.close().await?;

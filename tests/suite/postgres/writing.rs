@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Barrier;
-use tower_api_key::{Key, KeyDigest, KeyRepository, PostgresStore, UsageDelta};
+use tower_api_key::{Key, KeyDigest, KeyRepository, UsageDelta};
 
 use super::{Database, update};
 use crate::support::insert;
@@ -52,79 +52,79 @@ async fn of_changes_by_several_instances_one_is_applied() {
     assert_eq!(events.len(), 21);
 }
 
-/// Each batch has the same keys and credentials, in another order; rotations lock the credentials
-/// of a key too.
+/// Each batch has the same keys, in another order.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_of_several_instances_wait_for_each_other_and_add_up() {
-    const BATCHES: u64 = 10;
+    const TASKS: u64 = 6;
+    const BATCHES: u64 = 15;
     let database = Database::new("used at once").await;
     let instances = [database.open().await, database.open().await];
     let mut keys = Vec::new();
-    for _ in 0..40 {
-        let key = insert(&instances[0]).await;
-        keys.push(rotated(&instances[0], &key, 1).await);
+    for _ in 0..150 {
+        keys.push(insert(&instances[0]).await);
     }
-    let flushes = instances.iter().enumerate().map(|(instance, store)| {
-        let (store, keys) = (store.clone(), keys.clone());
-        tokio::spawn(async move {
-            for batch in 0..BATCHES {
-                let mut deltas: Vec<_> = keys.iter().flat_map(|key| used(key, batch)).collect();
-                // Some order, another one for each batch.
-                let seed = [instance.to_be_bytes()[7], batch.to_be_bytes()[7]];
-                deltas.sort_by_cached_key(|delta| {
-                    let text =
-                        format!("{seed:?} {:?} {:?}", delta.key, delta.credential.as_bytes());
-                    *KeyDigest::sha256(&text).as_bytes()
-                });
-                store.record_usage(&deltas).await.unwrap();
-            }
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|task| {
+            let (store, keys) = (instances[usize::from(task % 2 == 0)].clone(), keys.clone());
+            tokio::spawn(async move {
+                for batch in 0..BATCHES {
+                    let mut deltas: Vec<_> = keys.iter().flat_map(|key| used(key, batch)).collect();
+                    deltas.sort_by_cached_key(|delta| {
+                        let text = format!("{task} {batch} {:?}", delta.key);
+                        *KeyDigest::sha256(&text).as_bytes()
+                    });
+                    store.record_usage(&deltas).await.unwrap();
+                }
+            })
         })
-    });
-    let mut tasks: Vec<_> = flushes.collect();
-    let (store, rotating) = (instances[0].clone(), keys.clone());
-    tasks.push(tokio::spawn(async move {
-        for key in &rotating {
-            rotated(&store, key, 2).await;
-        }
-    }));
+        .collect();
     for task in tasks {
         task.await.unwrap();
     }
+    let last = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(14);
     for key in keys {
         let id = key.record.id;
         let usage = instances[1]
             .usage(id, Timestamp::MIN, Timestamp::MAX)
             .await
             .unwrap();
-        // Two credentials, two instances.
         assert_eq!(usage.len(), 1);
-        assert_eq!(
-            (usage[0].allowed, usage[0].denied),
-            (4 * BATCHES, 8 * BATCHES)
-        );
+        assert_eq!(usage[0].allowed, TASKS * BATCHES);
+        assert_eq!(usage[0].denied, 2 * TASKS * BATCHES);
         let stored = instances[1].get(id).await.unwrap().unwrap();
-        let last = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(9);
-        let last_used = stored
-            .credentials
-            .iter()
-            .map(|credential| credential.last_used_at);
-        assert_eq!(
-            last_used.collect::<Vec<_>>(),
-            [Some(last), Some(last), None]
-        );
+        assert_eq!(stored.credentials[0].last_used_at, Some(last));
     }
 }
 
-/// `key` with one more credential, and an end of all the others.
-async fn rotated(store: &PostgresStore, key: &Key, number: i64) -> Key {
-    let mut change = update(key);
-    // Each time an earlier end, so that every credential is written.
-    change.end_credentials_at = Some(Timestamp::MAX - SignedDuration::from_hours(number));
-    let mut added = key.credentials[0].clone();
-    added.digest = KeyDigest::sha256(&format!("{number} {}", key.record.id));
-    change.add_credential = Some(added);
-    assert!(store.apply(&change).await.unwrap());
-    store.get(key.record.id).await.unwrap().unwrap()
+/// Both write all the credentials of one key.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_and_a_rotation_wait_for_each_other() {
+    const ROUNDS: u32 = 60;
+    let database = Database::new("used while rotated").await;
+    let store = database.open().await;
+    let id = insert(&store).await.record.id;
+    let add = "INSERT INTO {schema}.credentials
+               SELECT sha256(n::text::bytea), 1, n, NULL, 's', false, now(), NULL, NULL
+               FROM generate_series(2, 300) AS n";
+    database.execute(add).await.unwrap();
+    let key = store.get(id).await.unwrap().unwrap();
+
+    let (flushing, rotated) = (store.clone(), key.clone());
+    let flushes = tokio::spawn(async move {
+        for batch in 0..ROUNDS {
+            let deltas = used(&key, batch.into());
+            flushing.record_usage(&deltas).await.unwrap();
+        }
+    });
+    let mut change = update(&rotated);
+    for round in 1..=ROUNDS {
+        // Each time an earlier end, so that every credential is written.
+        let hours = SignedDuration::from_hours(round.into());
+        change.end_credentials_at = Some(Timestamp::MAX - hours);
+        assert!(store.apply(&change).await.unwrap());
+        change.record.version += 1;
+    }
+    flushes.await.unwrap();
 }
 
 fn used(key: &Key, batch: u64) -> Vec<UsageDelta> {
