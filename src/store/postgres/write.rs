@@ -211,7 +211,7 @@ WITH used AS (
 UPDATE {schema}.credentials AS c
 SET last_used_at = moving.at
 FROM moving
-WHERE c.digest = moving.digest AND (c.last_used_at IS NULL OR c.last_used_at < moving.at)";
+WHERE c.digest = moving.digest";
 
 /// The batch goes over as a few arrays, so that thousands of deltas are two statements.
 pub(super) async fn record_usage(
