@@ -156,10 +156,10 @@ async fn an_applications_pool_stays_open_and_keeps_its_settings() {
     assert_eq!(of_sqlx, None, "that table is the application's");
 }
 
-/// What each of the pool's open connections has for `setting`.
+/// What each of the pool's connections has for `setting`.
 async fn settings(pool: &PgPool, setting: &str) -> Vec<String> {
     let mut connections = Vec::new();
-    for _ in 0..pool.size() {
+    for _ in 0..pool.options().get_max_connections() {
         connections.push(pool.acquire().await.unwrap());
     }
     let mut values = Vec::new();
