@@ -53,8 +53,11 @@ impl PostgresBuilder {
     }
 
     /// A replica of the database that answers [`find`](crate::KeyStore::find), on connections of its
-    /// own. Everything else asks the primary, and so do lookups for some seconds after the replica
+    /// own. Everything else asks the primary, and so do lookups for five seconds after the replica
     /// has failed or taken over half a second. Default: none.
+    ///
+    /// A replica that lags does not know yet what was just issued or changed; it takes no part where
+    /// [`find_latest`](crate::KeyStore::find_latest) is asked.
     pub fn replica(mut self, url: impl Into<String>) -> Self {
         self.replica = Some(ReplicaSource::Url(url.into()));
         self
@@ -87,8 +90,8 @@ impl PostgresBuilder {
     }
 
     /// How long a statement may run before the server ends it, also when nobody waits for it any
-    /// more; in milliseconds, and none for the server's own limit. One in the URL
-    /// (`?options=-c%20statement_timeout=2s`) comes first. Default: 5 seconds.
+    /// more; none for the server's own limit. One in the URL (`?options=-c%20statement_timeout=2s`)
+    /// comes first. Default: 5 seconds.
     ///
     /// It is a parameter of the connection. `PgBouncer` refuses those that it does not know: choose
     /// none there, and set the limit for the role (`ALTER ROLE … SET statement_timeout`).
@@ -173,7 +176,9 @@ impl PostgresBuilder {
         if let Some(timeout) = self.statement_timeout
             && !chosen.contains("statement_timeout")
         {
-            options = options.options([("statement_timeout", timeout.as_millis())]);
+            // To the server, 0 would be no limit.
+            let millis = timeout.as_millis().max(1);
+            options = options.options([("statement_timeout", millis)]);
         }
         Ok(options)
     }
