@@ -1,5 +1,5 @@
-//! The crate as a running service: keys in SQLite, a few routes that need them, and the admin
-//! router to make and end them.
+//! The crate as a running service: keys in SQLite or PostgreSQL, a few routes that need them, and
+//! the admin router to make and end them.
 //!
 //! ```console
 //! $ cargo run --example keyserver --features admin,sqlite
@@ -8,11 +8,13 @@
 //! $ curl -H 'X-API-Key: sk_live_…' http://127.0.0.1:3000/v1/whoami
 //! ```
 //!
-//! `LISTEN`, `DATABASE_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what it logs.
+//! `LISTEN`, `DATABASE_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what it logs. A
+//! `DATABASE_URL` of `postgres://…` takes the feature `postgres`.
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::{env, io, iter};
 
 use axum::http::StatusCode;
@@ -20,8 +22,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+#[cfg(feature = "postgres")]
+use tower_api_key::PostgresStore;
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, KeyFilter, KeyFormat, KeyPrincipal, NewKey, RateLimit, SqliteStore, admin,
+    ApiKeyLayer, ApiKeys, KeyFilter, KeyFormat, KeyPrincipal, KeyRepository, NewKey, RateLimit,
+    SqliteStore, admin,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -54,10 +59,10 @@ async fn serve() -> Result<(), Error> {
     let listener = TcpListener::bind(&listen)
         .await
         .map_err(|error| format!("LISTEN={listen}: {error}"))?;
-    let store = SqliteStore::open(&database)
+    let store = open(&database)
         .await
-        .map_err(|error| format!("DATABASE_URL: {}", with_causes(&error)))?;
-    let keys = ApiKeys::builder(store.clone())
+        .map_err(|error| format!("DATABASE_URL: {}", with_causes(&*error)))?;
+    let keys = ApiKeys::builder(store)
         .format(KeyFormat::new("sk").prefix("pk"))
         .failed_attempts(failed_attempts)
         .build();
@@ -71,8 +76,18 @@ async fn serve() -> Result<(), Error> {
         .with_graceful_shutdown(stopped)
         .await?;
     keys.shutdown().await?;
-    store.close().await;
     Ok(())
+}
+
+/// The store that a URL names, whichever it is.
+async fn open(database: &str) -> Result<Arc<dyn KeyRepository>, Error> {
+    if database.starts_with("postgres://") || database.starts_with("postgresql://") {
+        #[cfg(feature = "postgres")]
+        return Ok(Arc::new(PostgresStore::connect(database).await?));
+        #[cfg(not(feature = "postgres"))]
+        return Err("PostgreSQL takes a build with `--features postgres`".into());
+    }
+    Ok(Arc::new(SqliteStore::open(database).await?))
 }
 
 /// What is wrong, and why: a store's error says no more than that it failed.
@@ -154,10 +169,6 @@ impl Config {
             return Err("REDIS_URL: this build does not know Redis".into());
         }
         let database = variable("DATABASE_URL")?.unwrap_or_else(|| "sqlite:keyserver.db".into());
-        // Not to be repeated in the message: there may be a password in it.
-        if database.starts_with("postgres://") || database.starts_with("postgresql://") {
-            return Err("DATABASE_URL: this build does not know PostgreSQL, only SQLite".into());
-        }
         let per_minute = variable("FAILED_ATTEMPTS_PER_MINUTE")?.unwrap_or_else(|| "60".into());
         let failed_attempts = match per_minute.parse() {
             Ok(quota @ 1..=RateLimit::MAX_QUOTA) => RateLimit::per_minute(quota),

@@ -46,7 +46,7 @@
 //! | protect routes | [`ApiKeyLayer`], [`CredentialSources`] |
 //! | use a key in a handler | [`KeyPrincipal`] |
 //! | limit keys | [`RateLimit`], [`limit`] |
-//! | keep keys | [`MemoryStore`], `SqliteStore`, or your own [`KeyStore`] |
+//! | keep keys | [`MemoryStore`], `SqliteStore`, `PostgresStore`, or your own [`KeyStore`] |
 //! | tune what is cached | [`CacheConfig`] |
 //! | choose how keys look and are hashed | [`KeyFormat`], [`KeyHasher`] |
 //! | verify outside of HTTP | [`Verifier`], [`Requirements`] |
@@ -70,6 +70,8 @@
 //! | --- | --- | --- |
 //! | `axum` | yes | [`KeyPrincipal`] as an extractor, [`Denial`] as an answer, axum's body |
 //! | `admin` | | `admin::router` |
+//! | `postgres` | | `PostgresStore` |
+//! | `postgres-tls` | | TLS for it |
 //! | `redis` | | `RedisBus` |
 //! | `sqlite` | | `SqliteStore` |
 //! | `testing` | | `testing` |
@@ -133,6 +135,8 @@ pub use store::{
     KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, MemoryStore, StoreError,
     StoreErrorKind, StoredKey,
 };
+#[cfg(feature = "postgres")]
+pub use store::{PostgresBuilder, PostgresStore};
 pub use usage::FLUSH_INTERVAL;
 pub use verify::{Attempt, Verified, Verifier};
 

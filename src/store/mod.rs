@@ -7,6 +7,10 @@
 
 mod error;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
@@ -18,6 +22,8 @@ use jiff::Timestamp;
 
 pub use error::{StoreError, StoreErrorKind};
 pub use memory::MemoryStore;
+#[cfg(feature = "postgres")]
+pub use postgres::{PostgresBuilder, PostgresStore};
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteStore;
 
@@ -33,6 +39,8 @@ use crate::record::{
 ///
 /// 1. A credential that was written before the call began is found by its digest, with the key it
 ///    belongs to, also when either has expired, is disabled or revoked. Deciding is the verifier's.
+///    Where a store reads from replicas, [`find`](Self::find) may be late by as much as they are;
+///    [`find_latest`](Self::find_latest) never is.
 /// 2. The key and the credential are of one point in time: never half of a change.
 /// 3. An unknown digest is `Ok(None)`. A store that cannot tell answers with an error instead:
 ///    an error is an outage to the client, `None` is a denial.
@@ -42,8 +50,11 @@ pub trait KeyStore: fmt::Debug + Send + Sync + 'static {
     /// The credential with this digest, and its key.
     async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError>;
 
-    /// As [`find`](Self::find), from where every change is seen that was made before the call
-    /// began: a store with replicas asks its primary. Default: [`find`](Self::find).
+    /// The same, and it sees every change that was committed before the call began: what has to
+    /// follow an invalidation, where an answer from before the change would be believed again.
+    ///
+    /// A store that has replicas asks its primary. The default is [`find`](Self::find), which is
+    /// right for all others.
     async fn find_latest(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
         self.find(digest).await
     }

@@ -57,7 +57,7 @@ impl<S> ScriptedStore<S> {
         }
     }
 
-    /// How many lookups of a key were begun.
+    /// How many lookups of a key were begun, by either method.
     pub fn lookups(&self) -> usize {
         *self.script.lookups.borrow()
     }

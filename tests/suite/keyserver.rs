@@ -10,14 +10,27 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::postgres::Database;
+
 /// How long anything may take before a test gives up on it.
 const DEADLINE: Duration = Duration::from_mins(1);
 
 #[test]
 fn a_key_lives_through_a_restart_and_its_use_is_written() {
     let directory = tempfile::tempdir().unwrap();
-    let database = directory.path().join("keys.db");
-    let first = Server::start(&database);
+    lives_through_a_restart(&directory.path().join("keys.db"));
+}
+
+#[test]
+fn a_key_lives_through_a_restart_in_postgres() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let name = "tower_api_key_of_the_keyserver";
+    let database = runtime.block_on(Database::separate(name, "tower_api_key"));
+    lives_through_a_restart(Path::new(database.url()));
+}
+
+fn lives_through_a_restart(database: &Path) {
+    let first = Server::start(database);
     let admin = first.admin_key();
     assert!(admin.starts_with("sk_live_"));
 
@@ -47,7 +60,7 @@ fn a_key_lives_through_a_restart_and_its_use_is_written() {
     assert_eq!(get("/admin/keys", None).0, 401);
     first.stop("TERM");
 
-    let second = Server::start(&database);
+    let second = Server::start(database);
     let usage = format!("/admin/keys/{id}/usage?bucket=day");
     let (status, usage) = second.call("GET", &usage, Some(&admin), None);
     assert_eq!(status, 200);
@@ -123,7 +136,7 @@ fn what_cannot_work_is_one_line_and_a_failure() {
         "no database, whatever its name says. ".repeat(100),
     )
     .unwrap();
-    let postgres = "postgres://user:hunter2@localhost/keys";
+    let postgres = "postgres://user:hunter2@127.0.0.1:1/keys";
     for (name, value) in [
         ("LISTEN", taken.as_str()),
         ("LISTEN", "nonsense"),

@@ -6,10 +6,9 @@ use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, SqlitePool};
 use tower_api_key::testing::conformance;
-use tower_api_key::{
-    Credential, EventAction, Key, KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyRecord,
-    KeyRepository, KeyStore, RateLimits, ScopeSet, SqliteStore, StoreErrorKind,
-};
+use tower_api_key::{KeyChange, KeyFilter, KeyRepository, KeyStore, SqliteStore, StoreErrorKind};
+
+use crate::support::{event, insert};
 
 #[tokio::test]
 async fn reopening_keeps_the_keys() {
@@ -361,49 +360,4 @@ async fn damaged(path: &Path, update: &str) -> bool {
     let outcome = sqlx::query(statement).execute(&pool).await;
     pool.close().await;
     outcome.is_ok()
-}
-
-async fn insert(store: &SqliteStore) -> Key {
-    let record = KeyRecord {
-        id: KeyId::generate(Timestamp::UNIX_EPOCH),
-        version: 1,
-        name: "billing".into(),
-        owner: Some("acme".into()),
-        prefix: "sk".into(),
-        environment: "live".into(),
-        scopes: ScopeSet::default(),
-        limits: RateLimits::default(),
-        metadata: [("plan".to_owned(), "pro".to_owned())].into(),
-        allowed_addresses: vec![],
-        enabled: true,
-        created_at: Timestamp::UNIX_EPOCH,
-        expires_at: None,
-        revoked_at: None,
-    };
-    let credential = Credential {
-        digest: KeyDigest::sha256(&record.id.to_string()),
-        pepper: None,
-        start: "sk_live_8fJ2".into(),
-        imported: false,
-        created_at: Timestamp::UNIX_EPOCH,
-        expires_at: None,
-        last_used_at: None,
-    };
-    store
-        .insert(&record, &credential, &event(record.id))
-        .await
-        .unwrap();
-    Key {
-        record,
-        credentials: vec![credential],
-    }
-}
-
-fn event(key: KeyId) -> KeyEvent {
-    KeyEvent {
-        key,
-        at: Timestamp::UNIX_EPOCH,
-        action: EventAction::Issued,
-        actor: None,
-    }
 }

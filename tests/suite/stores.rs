@@ -13,6 +13,8 @@ use tower_api_key::{
     UsageDelta,
 };
 
+use crate::postgres::Database;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_keeps_the_contracts() {
     conformance::check(async || MemoryStore::new()).await;
@@ -46,6 +48,30 @@ async fn sqlite_keeps_the_contracts_in_an_applications_pool() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn postgres_keeps_the_contracts() {
+    let database = Database::new("keeps the contracts").await;
+    let store = database.open().await;
+    conformance::check(async || store.clone()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_keeps_the_contracts_in_an_applications_pool() {
+    let database = Database::new("keeps the contracts in a pool").await;
+    // As strict as it goes: of concurrent transactions all but one would fail.
+    let pool = database
+        .pool_with([
+            ("default_transaction_isolation", "serializable"),
+            ("default_transaction_read_only", "on"),
+            ("search_path", "pg_catalog"),
+            ("timezone", "Asia/Kathmandu"),
+            ("datestyle", "german"),
+        ])
+        .await;
+    let store = database.builder().with_pool(pool).await.unwrap();
+    conformance::check(async || store.clone()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_behind_a_pointer_keeps_the_contracts() {
     conformance::check(async || std::sync::Arc::new(MemoryStore::new())).await;
 }
@@ -55,6 +81,7 @@ async fn the_suite_finds_what_is_broken() {
     for (fault, complaint) in [
         (Fault::HidesRevoked, "KeyStore contract 1"),
         (Fault::FindsAnything, "KeyStore contract 3"),
+        (Fault::ForgetsTheLatest, "KeyStore::find_latest"),
         (Fault::InsertsOverDuplicates, "KeyRepository contract 3"),
         (Fault::IgnoresTheVersion, "KeyRepository contract 4"),
         (Fault::ForgetsTheFirstEvent, "KeyRepository contract 2"),
@@ -84,6 +111,7 @@ enum Fault {
     EndsTheNewCredential,
     FindsAnything,
     ForgetsTheFirstEvent,
+    ForgetsTheLatest,
     HidesRevoked,
     IgnoresTheVersion,
     InsertsOverDuplicates,
@@ -112,6 +140,14 @@ impl KeyStore for Broken {
             }
             _ => Ok(found),
         }
+    }
+
+    async fn find_latest(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        let found = self.find(digest).await?;
+        Ok(
+            found
+                .filter(|found| self.fault != Fault::ForgetsTheLatest || found.record.version == 1),
+        )
     }
 }
 

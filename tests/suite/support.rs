@@ -1,5 +1,5 @@
 //! What several files of this suite share: keys on a manual clock over a store that obeys, and
-//! answers that can be compared whole.
+//! answers that can be compared whole; keys to put into a store.
 
 use std::time::Duration;
 
@@ -7,10 +7,13 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 use tower::{Service, ServiceExt};
 use tower_api_key::testing::{ManualClock, ScriptedStore};
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, Builder, Issued, KeyFormat, MemoryStore, NewKey, RateLimit,
+    ApiKeyLayer, ApiKeys, Builder, Credential, EventAction, Issued, Key, KeyDigest, KeyEvent,
+    KeyFormat, KeyId, KeyRecord, KeyRepository, MemoryStore, NewKey, RateLimit, RateLimits,
+    ScopeSet,
 };
 
 /// Keys of the kinds `sk` and `pk`, and everything a test wants to turn.
@@ -162,5 +165,51 @@ pub(crate) fn panic_message(work: impl FnOnce()) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,
         Err(panic) => (*panic.downcast_ref::<&str>().unwrap_or(&"")).to_owned(),
+    }
+}
+
+/// Writes a key straight into a store.
+pub(crate) async fn insert(store: &impl KeyRepository) -> Key {
+    let record = KeyRecord {
+        id: KeyId::generate(Timestamp::UNIX_EPOCH),
+        version: 1,
+        name: "billing".into(),
+        owner: Some("acme".into()),
+        prefix: "sk".into(),
+        environment: "live".into(),
+        scopes: ScopeSet::default(),
+        limits: RateLimits::default(),
+        metadata: [("plan".to_owned(), "pro".to_owned())].into(),
+        allowed_addresses: vec![],
+        enabled: true,
+        created_at: Timestamp::UNIX_EPOCH,
+        expires_at: None,
+        revoked_at: None,
+    };
+    let credential = Credential {
+        digest: KeyDigest::sha256(&record.id.to_string()),
+        pepper: None,
+        start: "sk_live_8fJ2".into(),
+        imported: false,
+        created_at: Timestamp::UNIX_EPOCH,
+        expires_at: None,
+        last_used_at: None,
+    };
+    store
+        .insert(&record, &credential, &event(record.id))
+        .await
+        .unwrap();
+    Key {
+        record,
+        credentials: vec![credential],
+    }
+}
+
+pub(crate) fn event(key: KeyId) -> KeyEvent {
+    KeyEvent {
+        key,
+        at: Timestamp::UNIX_EPOCH,
+        action: EventAction::Issued,
+        actor: None,
     }
 }

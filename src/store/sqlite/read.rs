@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Sqlite, SqlitePool};
 
-use super::rows::{self, micros, micros_from, saturating};
+use super::rows;
 use crate::key::KeyDigest;
 use crate::record::{Key, KeyEvent, KeyId, KeyStatus, UsageBucket};
+use crate::store::sql::columns::{id_text, micros, micros_from, saturating};
 use crate::store::{KeyFilter, KeyPage, StoreError, StoredKey};
 
 const FIND: &str = "
@@ -116,7 +117,7 @@ ORDER BY k.id DESC, c.position",
         .fetch_all(pool)
         .await
         .map_err(StoreError::unavailable)?;
-    rows.chunk_by(|row, next| rows::id_text(row) == rows::id_text(next))
+    rows.chunk_by(|row, next| id_text(row) == id_text(next))
         .map(key_of)
         .collect()
 }

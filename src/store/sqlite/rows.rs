@@ -1,18 +1,14 @@
 //! Between the types and the columns. Whatever a column holds, reading it never panics.
 
-use std::error::Error;
-use std::fmt;
-
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Decode, Row, Sqlite, Type, ValueRef};
+use sqlx::{Row, ValueRef};
 
 use crate::key::KeyDigest;
 use crate::record::{Credential, KeyEvent, KeyId, KeyRecord, UsageBucket};
 use crate::store::StoreError;
-
-type BoxError = Box<dyn Error + Send + Sync>;
+use crate::store::sql::columns::{UnreadableColumn, id_text, parsed, plain, timestamp};
 
 /// The key in a row that has the columns of `tower_api_key_keys`.
 pub(super) fn record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
@@ -91,34 +87,6 @@ pub(super) fn event(row: &SqliteRow, id: KeyId) -> Result<KeyEvent, StoreError> 
     read().map_err(|source: UnreadableColumn| StoreError::corrupt(id, source))
 }
 
-/// The column `id` as it is, also where it is no [`KeyId`].
-pub(super) fn id_text(row: &SqliteRow) -> String {
-    row.try_get("id")
-        .unwrap_or_else(|_| "(its id is unreadable too)".to_owned())
-}
-
-/// `time` as it is stored: in microseconds since the epoch, the rest cut off downwards, so that
-/// nothing ends later than it was told to.
-pub(super) fn micros(time: Timestamp) -> i64 {
-    saturating(time.as_nanosecond().div_euclid(1_000))
-}
-
-/// The time that was stored as `micros`. `Timestamp::from_microsecond` refuses the last second that
-/// a timestamp can have.
-fn timestamp(micros: i64) -> Result<Timestamp, jiff::Error> {
-    Timestamp::from_nanosecond(i128::from(micros) * 1_000)
-}
-
-/// The first stored time that is not before `time`: what a range has to be compared with.
-pub(super) fn micros_from(time: Timestamp) -> i64 {
-    saturating(-(-time.as_nanosecond()).div_euclid(1_000))
-}
-
-/// `count` as it is stored: in the 63 bits that SQLite has for it.
-pub(super) fn saturating(count: impl TryInto<i64>) -> i64 {
-    count.try_into().unwrap_or(i64::MAX)
-}
-
 fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp, UnreadableColumn> {
     parsed(row, column, timestamp)
 }
@@ -134,70 +102,4 @@ fn optional_time(
 
 fn json<T: DeserializeOwned>(row: &SqliteRow, column: &'static str) -> Result<T, UnreadableColumn> {
     parsed(row, column, |text: &str| serde_json::from_str(text))
-}
-
-fn plain<'r, T>(row: &'r SqliteRow, column: &'static str) -> Result<T, UnreadableColumn>
-where
-    T: Decode<'r, Sqlite> + Type<Sqlite>,
-{
-    row.try_get(column).map_err(|error| UnreadableColumn {
-        column,
-        source: error.into(),
-    })
-}
-
-fn parsed<'r, Stored, T, E>(
-    row: &'r SqliteRow,
-    column: &'static str,
-    parse: impl FnOnce(Stored) -> Result<T, E>,
-) -> Result<T, UnreadableColumn>
-where
-    Stored: Decode<'r, Sqlite> + Type<Sqlite>,
-    E: Into<BoxError>,
-{
-    parse(plain(row, column)?).map_err(|error| UnreadableColumn {
-        column,
-        source: error.into(),
-    })
-}
-
-/// Which column of a row cannot be read, and why.
-#[derive(Debug)]
-struct UnreadableColumn {
-    column: &'static str,
-    source: BoxError,
-}
-
-impl fmt::Display for UnreadableColumn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "column `{}` cannot be read", self.column)
-    }
-}
-
-impl Error for UnreadableColumn {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&*self.source)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_between_two_microseconds_are_stored_as_the_earlier_one() {
-        let nanos = |nanos| Timestamp::from_nanosecond(nanos).unwrap();
-        assert_eq!((micros(nanos(1_999)), micros_from(nanos(1_999))), (1, 2));
-        assert_eq!((micros(nanos(2_000)), micros_from(nanos(2_000))), (2, 2));
-        assert_eq!((micros(nanos(-1)), micros_from(nanos(-1))), (-1, 0));
-        for edge in [Timestamp::MIN, Timestamp::MAX] {
-            assert!(timestamp(micros(edge)).is_ok());
-        }
-    }
-
-    #[test]
-    fn counts_beyond_63_bits_saturate() {
-        assert_eq!(saturating(u64::MAX), i64::MAX);
-        assert_eq!(saturating(usize::MAX), i64::MAX);
-    }
 }

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
-use super::rows::{micros, saturating};
 use crate::record::{Credential, KeyEvent, KeyId, KeyRecord, UsageDelta};
+use crate::store::sql::columns::{micros, saturating};
 use crate::store::{KeyChange, StoreError};
 
 const INSERT_KEY: &str = "

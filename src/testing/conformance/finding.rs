@@ -76,6 +76,47 @@ pub(super) async fn an_unknown_digest_is_none(store: Store) {
     }
 }
 
+pub(super) async fn the_latest_lookup_sees_every_change(store: Store) {
+    const CONTRACT: &str =
+        "KeyStore::find_latest: it sees every change that was committed before the call began";
+    let key = insert(&store, record()).await;
+    let digest = key.credentials[0].digest;
+    assert_eq!(
+        find_latest(&store, &credential().digest).await,
+        None,
+        "{CONTRACT}"
+    );
+    let mut stored = StoredKey {
+        record: key.record,
+        credential: key.credentials[0].clone(),
+    };
+    for second in [3, 2, 1] {
+        assert_eq!(
+            find_latest(&store, &digest).await.as_ref(),
+            Some(&stored),
+            "{CONTRACT}"
+        );
+        let mut change = change(&stored.record);
+        change.end_credentials_at = Some(seconds_from_now(second));
+        assert!(
+            apply(&store, &change).await,
+            "KeyRepository::apply: it fits the version"
+        );
+        stored.record = change.record;
+        stored.credential.expires_at = change.end_credentials_at;
+    }
+    assert_eq!(
+        find_latest(&store, &digest).await,
+        Some(stored),
+        "{CONTRACT}"
+    );
+}
+
+async fn find_latest(store: &Store, digest: &KeyDigest) -> Option<StoredKey> {
+    let found = store.find_latest(digest).await;
+    found.expect("KeyStore::find_latest: a lookup has an answer")
+}
+
 /// Each change sets the key's end and the credential's to one time. A reader that sees two times
 /// has seen half of a change.
 pub(super) async fn a_lookup_sees_no_half_of_a_change(store: Store) {

@@ -28,7 +28,8 @@ use crate::store::{KeyRepository, KeyStore, StoreErrorKind};
 /// see [`check_unreadable_row`].
 ///
 /// `fresh` makes a store for each check. The store need not be empty, so it can also return
-/// handles of one database: each check uses keys, owners and environments of its own.
+/// handles of one database: each check uses keys, owners and environments of its own. A store with
+/// replicas is checked without them, as every lookup is expected to see what was just written.
 ///
 /// It needs a tokio runtime with the timer enabled, and finds more on a multi-threaded one.
 ///
@@ -41,6 +42,7 @@ pub async fn check<S: KeyRepository>(fresh: impl AsyncFn() -> S) {
 
     finding::a_credential_is_found_whatever_its_state(store().await).await;
     finding::an_unknown_digest_is_none(store().await).await;
+    finding::the_latest_lookup_sees_every_change(store().await).await;
     finding::a_lookup_sees_no_half_of_a_change(store().await).await;
 
     inserting::a_key_comes_back_as_it_was_written(store().await).await;

@@ -1,0 +1,197 @@
+//! Keys in PostgreSQL: a pool for the primary, another for a replica, one transaction for each
+//! change.
+
+mod lease;
+mod migrations;
+mod notifications;
+mod open;
+mod read;
+mod replica;
+mod rows;
+mod schema;
+mod timestamptz;
+mod write;
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use sqlx::PgPool;
+
+pub use open::PostgresBuilder;
+
+use self::notifications::Notifications;
+use self::replica::Replica;
+use self::schema::Schema;
+use super::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
+use crate::invalidation::InvalidationBus;
+use crate::key::KeyDigest;
+use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
+
+/// Keys in a PostgreSQL database, version 14 or later. Clones share the connections.
+///
+/// ```no_run
+/// # use tower_api_key::{ApiKeys, PostgresStore, StoreError};
+/// # async fn f() -> Result<(), StoreError> {
+/// let store = PostgresStore::connect("postgres://api@db.example/app?sslmode=verify-full").await?;
+/// // Or with a schema of another name, lookups from a replica, and so on:
+/// let store = PostgresStore::builder()
+///     .schema("api_keys")
+///     .replica("postgres://api@replica.example/app?sslmode=verify-full")
+///     .connect("postgres://api@db.example/app?sslmode=verify-full")
+///     .await?;
+/// let keys = ApiKeys::builder(store).build();
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # The database
+///
+/// The tables are in a schema of their own, by default `tower_api_key`. Any number of instances that
+/// start at once make it, or bring it up to date, once. The role needs the right to create a schema
+/// in the database, or to own one that exists; where the tables are up to date it needs no more than
+/// to read and write them.
+///
+/// What has returned is on the disk, whatever `synchronous_commit` says: a revocation survives a
+/// power cut. A fail-over to a standby that is not synchronous can lose it, as any write.
+///
+/// # Connections
+///
+/// TLS takes the feature `postgres-tls`, and `sslmode=verify-full` in the URL: sqlx's default,
+/// `prefer`, checks no certificate, and falls back to plain text. `sslrootcert` names a file with the
+/// root of a provider that uses its own.
+///
+/// Statements are prepared once for each connection. A `PgBouncer` that pools transactions has to
+/// know them (`max_prepared_statements`, since its version 1.21), and refuses a
+/// [statement timeout](PostgresBuilder::statement_timeout).
+///
+/// # Notifications
+///
+/// Triggers tell each change of a key or credential on a [channel](Self::channel), in its own
+/// transaction and also where it was made by plain SQL; use alone is not told. A payload is `*` for
+/// everything, as after a change of more than 100 keys, or `key_… tag …`: the key's id, and for each
+/// of the credentials concerned the first 8 bytes of the digest as 16 hexadecimal digits.
+#[derive(Clone)]
+pub struct PostgresStore {
+    primary: PgPool,
+    shares_pool: bool,
+    replica: Option<Arc<Replica>>,
+    schema: Arc<Schema>,
+}
+
+impl PostgresStore {
+    /// Connects to `url`, as in `postgres://user:password@host/database`, with every default of the
+    /// [builder](Self::builder).
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresBuilder::connect`].
+    pub async fn connect(url: &str) -> Result<Self, StoreError> {
+        Self::builder().connect(url).await
+    }
+
+    /// Keeps keys in the database of an application's own pool, in the schema `tower_api_key`. The
+    /// pool's settings stay as they are; its `acquire_timeout` should be below the cache's
+    /// [`lookup_deadline`](crate::CacheConfig::lookup_deadline), and a `statement_timeout` should
+    /// end what nobody waits for any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`PostgresBuilder::connect`].
+    pub async fn from_pool(pool: PgPool) -> Result<Self, StoreError> {
+        Self::builder().with_pool(pool).await
+    }
+
+    /// Sets how to connect.
+    pub fn builder() -> PostgresBuilder {
+        PostgresBuilder::new()
+    }
+
+    /// The channel of [`NOTIFY`](Self#notifications): `tower_api_key`, and for a schema of another
+    /// name that name after a dot, or a hash of it where that would pass PostgreSQL's 63 bytes.
+    pub fn channel(&self) -> &str {
+        self.schema.channel()
+    }
+
+    /// Closes the connections, after what they are doing; later calls on any clone fail. A pool
+    /// that was given to the store stays open.
+    pub async fn close(&self) {
+        if let Some(replica) = &self.replica {
+            replica.close().await;
+        }
+        if !self.shares_pool {
+            self.primary.close().await;
+        }
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("schema", &self.schema.name())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl KeyStore for PostgresStore {
+    async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        if let Some(replica) = &self.replica
+            && let Some(answer) = replica.find(&self.schema, digest).await
+        {
+            return Ok(answer);
+        }
+        self.find_latest(digest).await
+    }
+
+    async fn find_latest(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        read::find(&self.primary, &self.schema, digest).await
+    }
+
+    fn bus(&self) -> Option<Arc<dyn InvalidationBus>> {
+        let (pool, channel) = (self.primary.clone(), self.schema.channel());
+        Some(Arc::new(Notifications::new(pool, channel)))
+    }
+}
+
+#[async_trait]
+impl KeyRepository for PostgresStore {
+    async fn insert(
+        &self,
+        record: &KeyRecord,
+        credential: &Credential,
+        event: &KeyEvent,
+    ) -> Result<(), StoreError> {
+        write::insert(&self.primary, &self.schema, record, credential, event).await
+    }
+
+    async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
+        read::key(&self.primary, &self.schema, id).await
+    }
+
+    async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
+        read::page(&self.primary, &self.schema, filter).await
+    }
+
+    async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
+        write::apply(&self.primary, &self.schema, change).await
+    }
+
+    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+        write::record_usage(&self.primary, &self.schema, batch).await
+    }
+
+    async fn usage(
+        &self,
+        id: KeyId,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<UsageBucket>, StoreError> {
+        read::usage(&self.primary, &self.schema, id, from, to).await
+    }
+
+    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
+        read::events(&self.primary, &self.schema, id, limit).await
+    }
+}

@@ -1,0 +1,4 @@
+//! What the stores in databases share.
+
+pub(super) mod columns;
+pub(super) mod migrations;
