@@ -1,5 +1,6 @@
 //! What `PostgresStore` promises beyond the contracts.
 
+mod bus;
 mod notifications;
 mod opening;
 mod outages;
