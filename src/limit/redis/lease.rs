@@ -1,3 +1,4 @@
+use super::wire::NANOS_PER_MICRO;
 use crate::limit::Window;
 
 /// Units that Redis has counted already and that this instance may spend by itself.
@@ -63,8 +64,8 @@ impl Lease {
         } = *grant;
         let (part, length) = (grant.window.started(), grant.window.part_nanos());
         let left = (part + length).saturating_sub(grant.redis_now).min(length);
-        // Redis looked at its clock after the question was sent.
-        let until = grant.sent + (left - left / Self::DRIFT);
+        // Redis looked at its clock after the question was sent, and told it in microseconds.
+        let until = grant.sent + left.saturating_sub(left / Self::DRIFT + NANOS_PER_MICRO);
         if units == 0 || until <= received || part < self.part && received < self.until {
             return;
         }

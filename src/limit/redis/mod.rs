@@ -305,14 +305,20 @@ impl Request {
     }
 
     /// Makes a call that nobody waits for.
-    fn fetch(&self, call: Call) {
-        match self.limiter.0.gate.enter(self.since.now()) {
-            Some(pass) => {
-                let flight = self.flight(call, pass);
-                tokio::spawn(async move { flight.land(&[]).await.map(drop) });
+    fn fetch(self, call: Call) {
+        let Some(pass) = self.limiter.0.gate.enter(self.since.now()) else {
+            return self.end(&call);
+        };
+        let mut flight = self.flight(call, pass);
+        tokio::spawn(async move {
+            // When Redis has lost its data, the first answer asks for a report of it.
+            while let Ok(Step::Ask(call)) = flight.land(&[]).await {
+                let Some(pass) = self.limiter.0.gate.enter(self.since.now()) else {
+                    return self.end(&call);
+                };
+                flight = self.flight(call, pass);
             }
-            None => self.end(&call),
-        }
+        });
     }
 
     fn flight(&self, call: Call, pass: Pass) -> Flight {
@@ -329,7 +335,8 @@ impl Request {
     }
 
     fn by_policy(&self, charges: &[Charge<'_>], cause: Cause) -> Result<Decision, LimiterOutage> {
-        let now = self.since.now().monotonic_nanos();
+        // By the moment of the request, by which it may be refunded later.
+        let now = self.since.now.monotonic_nanos();
         match self.limiter.0.on_outage {
             OutagePolicy::Local { percent } => {
                 let percent = percent.clamp(1, 100);

@@ -1,1 +1,221 @@
+//! What Redis may do to us. Each test has a server of its own.
 
+use std::time::{Duration, Instant};
+
+use super::server::Server;
+use super::{charge, limit, now, remaining, stranger};
+use crate::limit::redis::gate::Gate;
+use crate::limit::{OutagePolicy, RedisLimiter, RedisLimiterBuilder};
+
+fn on(server: &Server) -> RedisLimiterBuilder {
+    RedisLimiter::builder(&server.url()).deadline(Duration::from_millis(200))
+}
+
+#[tokio::test]
+async fn a_script_that_was_flushed_is_loaded_again() {
+    let server = Server::start();
+    let limiter = on(&server)
+        .on_outage(OutagePolicy::Deny)
+        .connect()
+        .await
+        .unwrap();
+    let (subject, hour) = (stranger(), limit("hour", 10, 3_600));
+    for left in [9, 8, 7] {
+        server.tell(&["SCRIPT", "FLUSH"]);
+        let decision = limiter
+            .acquire(&subject, &[charge(&hour, 1)], now())
+            .await
+            .unwrap();
+        assert_eq!(remaining(&decision), [left]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_hangs_holds_nobody_up() {
+    let server = Server::start();
+    let limiter = on(&server)
+        .on_outage(OutagePolicy::Deny)
+        .connect()
+        .await
+        .unwrap();
+    let (subject, hour) = (stranger(), limit("hour", 1_000, 3_600));
+    limiter
+        .acquire(&subject, &[charge(&hour, 1)], now())
+        .await
+        .unwrap();
+    server.tell(&["CLIENT", "PAUSE", "1500", "ALL"]);
+    let began = Instant::now();
+    for _ in 0..Gate::FAILURES {
+        limiter
+            .acquire(&subject, &[charge(&hour, 1)], now())
+            .await
+            .unwrap_err();
+    }
+    assert!(
+        began.elapsed() >= Duration::from_millis(900),
+        "each waited for its deadline"
+    );
+    let opened = Instant::now();
+    for _ in 0..1_000 {
+        limiter
+            .acquire(&subject, &[charge(&hour, 1)], now())
+            .await
+            .unwrap_err();
+    }
+    assert!(
+        opened.elapsed() < Duration::from_millis(150),
+        "none of these waits"
+    );
+    recovers(&limiter, Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_killed_is_found_again() {
+    let mut server = Server::start();
+    let limiter = on(&server)
+        .on_outage(OutagePolicy::Deny)
+        .connect()
+        .await
+        .unwrap();
+    let (subject, hour) = (stranger(), limit("hour", 1_000, 3_600));
+    for _ in 0..2 {
+        recovers(&limiter, Duration::from_secs(5)).await;
+        server.kill();
+        let until = Instant::now() + Duration::from_millis(300);
+        let mut refused = 0;
+        while Instant::now() < until {
+            let decision = limiter.acquire(&subject, &[charge(&hour, 1)], now()).await;
+            refused += u32::from(decision.is_err());
+        }
+        assert!(refused > 100, "refused at once, {refused} times");
+        server.resume();
+    }
+    recovers(&limiter, Duration::from_secs(5)).await;
+}
+
+async fn recovers(limiter: &RedisLimiter, within: Duration) {
+    let (subject, hour) = (stranger(), limit("hour", 1_000, 3_600));
+    let until = Instant::now() + within;
+    while limiter
+        .acquire(&subject, &[charge(&hour, 1)], now())
+        .await
+        .is_err()
+    {
+        assert!(Instant::now() < until, "it does not come back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn each_policy_does_what_it_says() {
+    let mut server = Server::start();
+    let (subject, hour) = (stranger(), limit("hour", 40, 3_600));
+    let connect = async |policy| on(&server).on_outage(policy).connect().await.unwrap();
+    let denying = connect(OutagePolicy::Deny).await;
+    let allowing = connect(OutagePolicy::Allow).await;
+    let sharing = connect(OutagePolicy::default()).await;
+    // Six units of its share of twenty, and as many of another instance.
+    for limiter in [&sharing, &denying] {
+        limiter
+            .acquire(&subject, &[charge(&hour, 6)], now())
+            .await
+            .unwrap();
+    }
+    server.kill();
+    let admitted = async |limiter: &RedisLimiter| {
+        let mut admitted = 0;
+        for _ in 0..50 {
+            let decision = limiter.acquire(&subject, &[charge(&hour, 1)], now()).await;
+            admitted += u32::from(decision.is_ok_and(|decision| decision.is_admitted()));
+        }
+        admitted
+    };
+    assert_eq!(admitted(&denying).await, 0);
+    assert_eq!(admitted(&allowing).await, 50);
+    assert_eq!(
+        admitted(&sharing).await,
+        14,
+        "the share, less what it was granted"
+    );
+    let decision = sharing
+        .acquire(&subject, &[charge(&hour, 21)], now())
+        .await
+        .unwrap();
+    assert!(
+        decision.retry_after().is_some(),
+        "above the share is not above the quota"
+    );
+    let decision = sharing
+        .acquire(&subject, &[charge(&hour, 41)], now())
+        .await
+        .unwrap();
+    assert!(decision.retry_after().is_none());
+}
+
+#[tokio::test]
+async fn what_the_outage_policy_let_through_is_not_taken_back_from_redis() {
+    let mut server = Server::start();
+    let limiter = on(&server).connect().await.unwrap();
+    let (subject, hour) = (stranger(), limit("hour", 40, 3_600));
+    limiter
+        .acquire(&subject, &[charge(&hour, 2)], now())
+        .await
+        .unwrap();
+    server.kill();
+    let then = now();
+    limiter
+        .acquire(&subject, &[charge(&hour, 5)], then)
+        .await
+        .unwrap();
+    let calls = limiter.calls();
+    limiter.refund(&subject, &[charge(&hour, 5)], then, now());
+    assert_eq!(limiter.calls(), calls);
+}
+
+/// One instance alone gives nothing away: it reports what it was granted before it asks for more.
+/// Of several, the others may be granted again what one has not reported yet.
+#[tokio::test]
+async fn lost_data_is_reported_again() {
+    for leased in [false, true] {
+        let server = Server::start();
+        let connect = async || {
+            let builder = if leased {
+                on(&server).leased()
+            } else {
+                on(&server)
+            };
+            builder
+                .on_outage(OutagePolicy::Deny)
+                .connect()
+                .await
+                .unwrap()
+        };
+        let (one, other) = (connect().await, connect().await);
+        let (subject, hour) = (stranger(), limit("hour", 100, 3_600));
+        let spend = async |limiter: &RedisLimiter, most: u64| {
+            let mut spent = 0;
+            while spent < most {
+                let decision = limiter.acquire(&subject, &[charge(&hour, 1)], now()).await;
+                if !decision.unwrap().is_admitted() {
+                    break;
+                }
+                spent += 1;
+            }
+            spent
+        };
+        let (first, second) = (spend(&one, 60).await, spend(&other, 25).await);
+        assert_eq!((first, second), (60, 25));
+        server.tell(&["FLUSHALL"]);
+        let again = spend(&one, 100).await;
+        assert!(again <= 40, "it reported its 60 and got {again}");
+        server.tell(&["FLUSHALL"]);
+        // Now the other reports first, and then the one with all it was granted.
+        let other_again = spend(&other, 100).await;
+        assert!(other_again <= 75);
+        assert_eq!(spend(&one, 100).await, 0);
+        // After each loss, at most what others had been granted and had not reported yet.
+        let (unreported, total) = (25 + 60 + again, 85 + again + other_again);
+        assert!(total <= 100 + unreported);
+        println!("leased: {leased}, granted again: {again}, {other_again}");
+    }
+}
