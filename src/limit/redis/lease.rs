@@ -162,6 +162,44 @@ impl Rate {
 mod tests {
     use super::*;
 
+    const PART: u64 = 62_500_000;
+
+    /// A lease of eight units from an answer which took 40 milliseconds, at a time of Redis.
+    fn leased(redis_now: u64) -> Lease {
+        let mut counts = [0; 17];
+        counts[0] = 8;
+        let mut lease = Lease::default();
+        lease.add(&Grant {
+            units: 8,
+            window: &Window::counting(1, redis_now / PART * PART, counts),
+            sent: 100_000_000,
+            received: 140_000_000,
+            redis_now,
+        });
+        lease
+    }
+
+    #[test]
+    fn a_lease_ends_with_its_sub_window_as_seen_before_the_call() {
+        // 50 milliseconds before the end of the sub-window, and this after the question was sent.
+        let lease = leased(7 * PART - 50_000_000);
+        assert!(lease.covers(8, 149_900_000));
+        assert!(!lease.covers(1, 150_000_000));
+        // Over before the answer came.
+        let lease = leased(7 * PART - 30_000_000);
+        assert!(!lease.covers(1, 0));
+    }
+
+    #[test]
+    fn what_was_charged_before_a_lease_is_not_added_to_it() {
+        let mut lease = leased(7 * PART - 50_000_000);
+        lease.spend(5);
+        assert!(!lease.take_back(2, 139_000_000, 145_000_000));
+        assert!(lease.take_back(2, 141_000_000, 145_000_000));
+        assert!(!lease.take_back(2, 141_000_000, 160_000_000), "it is over");
+        assert_eq!(lease.units(145_000_000), 5);
+    }
+
     #[test]
     fn a_steady_rate_is_followed() {
         let second = 1_000_000_000;

@@ -17,7 +17,7 @@ const MILLI: u64 = 1_000_000;
 const DEADLINE: u64 = 50 * MILLI;
 
 /// What goes wrong. Shares are in percent of the messages.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Faults {
     pub(super) leased: bool,
     pub(super) lost: u64,
