@@ -17,7 +17,7 @@ pub(super) struct Server {
     process: Option<Child>,
     port: u16,
     options: Vec<String>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Server {
@@ -26,18 +26,15 @@ impl Server {
     }
 
     pub(super) fn with(options: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut own = vec!["--dir".to_owned(), dir.path().display().to_string()];
-        own.extend(options.iter().map(|option| (*option).to_owned()));
+        let mut server = Self {
+            process: None,
+            port: 0,
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+            dir: tempfile::tempdir().unwrap(),
+        };
         for _ in 0..20 {
-            let mut server = Self {
-                process: None,
-                port: free_port(),
-                options: own.clone(),
-                _dir: tempfile::tempdir().unwrap(),
-            };
+            server.port = free_port();
             if server.try_resume() {
-                server._dir = dir;
                 return server;
             }
         }
@@ -70,6 +67,8 @@ impl Server {
         command
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .args(["--port", &self.port.to_string()])
+            .arg("--dir")
+            .arg(self.dir.path())
             .args(&self.options)
             .stdout(Stdio::null())
             .stderr(Stdio::null());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{builder, charge, limit, now, remaining, server, stranger};
 use crate::limit::redis::Acquire;
-use crate::limit::{Charge, LimitSpace, RedisLimiter, Subject, Verdict};
+use crate::limit::{Charge, LimitSpace, LimitStatus, RedisLimiter, Subject, Verdict};
 
 async fn two() -> [RedisLimiter; 2] {
     [
@@ -100,7 +100,7 @@ async fn several_limits_are_charged_together_or_not_at_all() {
     let verdicts: Vec<_> = decision
         .statuses()
         .iter()
-        .map(|status| status.verdict())
+        .map(LimitStatus::verdict)
         .collect();
     assert!(matches!(
         verdicts[..],
@@ -143,7 +143,7 @@ async fn a_denial_is_repeated_without_a_call() {
         .acquire(&subject, &[charge(&hour, 1)], now())
         .await
         .unwrap();
-    assert!(denied.retry_after().unwrap() <= first - Duration::from_millis(20));
+    assert!(denied.retry_after().unwrap() + Duration::from_millis(20) <= first);
 }
 
 #[tokio::test]

@@ -442,7 +442,7 @@ impl Ord for Event {
     }
 }
 
-/// A small generator (SplitMix64), the same on every machine.
+/// A small generator (`SplitMix64`), the same on every machine.
 pub(super) struct Random(u64);
 
 impl Random {
