@@ -2,9 +2,11 @@ use smallvec::SmallVec;
 
 use super::counter::{Counter, at};
 use super::lease::Grant;
-use super::wire::{Ask, NANOS_PER_MICRO, Outcome, Question, Refund, Reply, Restore, Seen};
-use crate::limit::decision::Statuses;
-use crate::limit::{Charge, Decision, LimitStatus, Window};
+use super::wire::{Ask, Outcome, Question, Reply, Restore, Seen};
+use crate::limit::{Charge, Decision, Window};
+
+mod outage;
+mod telling;
 
 /// What this instance knows and holds of one subject, and what follows from it: a state machine
 /// without a clock and without input or output. Times are monotonic nanoseconds unless they are
@@ -174,131 +176,6 @@ impl Ledger {
         }
     }
 
-    /// Decides by a share of the quota, in percent, while Redis cannot be asked. Held against it
-    /// is what this instance was granted lately, so that an outage does not begin with a fresh one.
-    pub(super) fn by_share(&mut self, charges: &[Charge<'_>], percent: u8, now: u64) -> Decision {
-        self.open(charges, now);
-        let demands = self.demands(charges);
-        let redis_now = self.redis_at_most(now);
-        let share = |quota: u64| (quota * u64::from(percent) / 100).max(1);
-        let fits = |demand: &Demand| {
-            let counter = &mut self.counters[demand.place];
-            counter.granted.advance(redis_now);
-            let after = counter.granted.total().saturating_add(demand.cost);
-            demand.cost == 0 || after <= share(demand.quota)
-        };
-        let admitted = demands.iter().map(fits).fold(true, |all, fits| all & fits);
-        if admitted {
-            for demand in &demands {
-                self.counters[demand.place]
-                    .granted
-                    .charge(demand.cost, redis_now);
-            }
-        }
-        self.note_outside(now);
-        let mut statuses = Statuses::new();
-        for charge in charges {
-            let place = self.place(charge);
-            let cost = cost_of(&demands, place);
-            let window = &self.counters[place].granted;
-            let judge = |cost| window.judge(share(charge.limit.quota()), cost, redis_now);
-            statuses.push(match judge(if admitted { 0 } else { cost }) {
-                status if status.is_admitted() => judge(0),
-                // More than the share, but not more than the quota: not before Redis is back.
-                status
-                    if (share(charge.limit.quota()) + 1..=charge.limit.quota()).contains(&cost) =>
-                {
-                    let resets_in = status.resets_in().as_nanos();
-                    let resets_in = u64::try_from(resets_in).unwrap_or(u64::MAX);
-                    LimitStatus::denied(status.remaining(), resets_in, OUTAGE_RETRY)
-                }
-                status => status,
-            });
-        }
-        Decision::new(statuses)
-    }
-
-    /// Lets a request through uncounted while Redis cannot be asked.
-    pub(super) fn unlimited(&mut self, charges: &[Charge<'_>], now: u64) -> Decision {
-        self.open(charges, now);
-        self.note_outside(now);
-        self.expected(charges, &[], now)
-    }
-
-    /// Takes back a charge of `then`. What cannot be taken back here is left to the call.
-    pub(super) fn refund(
-        &mut self,
-        charges: &[Charge<'_>],
-        then: u64,
-        terms: &Terms,
-        now: u64,
-    ) -> Option<Call> {
-        self.open(charges, now);
-        let demands = self.demands(charges);
-        let outside = self.outside;
-        let outside = outside.is_some_and(|(first, last)| (first..=last).contains(&then));
-        let charged_us = self.redis_at_least(then) / NANOS_PER_MICRO;
-        let mut refunds = SmallVec::new();
-        for demand in demands.iter().filter(|demand| demand.cost > 0) {
-            let counter = &mut self.counters[demand.place];
-            if !outside && terms.leased && counter.lease.take_back(demand.cost, then, now) {
-                continue;
-            }
-            counter
-                .granted
-                .refund(demand.cost, charged_us * NANOS_PER_MICRO);
-            // What the outage policy let through, Redis has not counted. For a request that Redis
-            // was asked about in the same time this leaves units charged, which is the safe side.
-            if !outside && counter.birth != 0 {
-                refunds.push(Refund {
-                    counter: counter.id.clone(),
-                    cost: demand.cost,
-                    charged_us,
-                    birth: counter.birth,
-                });
-            }
-        }
-        (!refunds.is_empty()).then(|| Call {
-            question: Question::Refund(refunds),
-            sent: now,
-            awaited: false,
-        })
-    }
-
-    /// What Redis would say to `charges` if `refunds` were taken back before, as far as is known
-    /// here. Changes nothing.
-    pub(super) fn foresee(
-        &self,
-        charges: &[Charge<'_>],
-        refunds: &[(Charge<'_>, u64)],
-        now: u64,
-    ) -> Decision {
-        let redis_now = self.redis_at_least(now);
-        let mut ledger = Self {
-            ahead: self.ahead,
-            ..Self::default()
-        };
-        for charge in charges {
-            if ledger.find(charge).is_none() {
-                let mut counter = Counter::of(charge);
-                if let Some(place) = self.find(charge) {
-                    counter.known = at(self.counters[place].known, redis_now);
-                    let leased = self.counters[place].lease.units(now);
-                    counter.known.refund(leased, redis_now);
-                }
-                for (refund, then) in refunds {
-                    if counter.is_of(refund) {
-                        let then = self.redis_at_least(*then);
-                        counter.known.refund(refund.cost, then);
-                    }
-                }
-                ledger.counters.push(counter);
-            }
-        }
-        let demands = ledger.demands(charges);
-        ledger.expected(charges, &demands, now)
-    }
-
     /// The units granted that still count and are of no use any more once this is forgotten.
     pub(super) fn units(&self, now: u64) -> u64 {
         let redis_now = self.redis_at_most(now);
@@ -320,9 +197,6 @@ impl Ledger {
         self.ahead
     }
 }
-
-/// How long a request waits that only Redis could admit, in nanoseconds.
-const OUTAGE_RETRY: u64 = 1_000_000_000;
 
 /// The parts of the above.
 impl Ledger {
@@ -521,46 +395,6 @@ impl Ledger {
         }
     }
 
-    /// How it stands as far as is known, when `demands` are not charged.
-    fn expected(&self, charges: &[Charge<'_>], demands: &[Demand], now: u64) -> Decision {
-        let redis_now = self.redis_at_least(now);
-        self.tell(charges, redis_now, now, |place, counter| {
-            (at(counter.known, redis_now), cost_of(demands, place))
-        })
-    }
-
-    /// The statuses of `charges`, by the window of each and the cost that is to be judged.
-    fn tell(
-        &self,
-        charges: &[Charge<'_>],
-        redis_now: u64,
-        now: u64,
-        of: impl Fn(usize, &Counter) -> (Window, u64),
-    ) -> Decision {
-        let mut costs = SmallVec::<[(Window, u64); 2]>::new();
-        let mut statuses = Statuses::new();
-        for charge in charges {
-            let place = self.place(charge);
-            let (window, cost) = of(place, &self.counters[place]);
-            statuses.push(window.judge(charge.limit.quota(), cost, redis_now));
-            costs.push((window, cost));
-        }
-        let admitted = statuses.iter().all(LimitStatus::is_admitted);
-        for (index, charge) in charges.iter().enumerate() {
-            let (window, cost) = &costs[index];
-            let (quota, leased) = (charge.limit.quota(), {
-                let counter = &self.counters[self.place(charge)];
-                counter.lease.units(now)
-            });
-            if !admitted && *cost > 0 && statuses[index].is_admitted() {
-                // Nothing is written, so this limit stands as before.
-                statuses[index] = window.judge(quota, 0, redis_now);
-            }
-            statuses[index] = statuses[index].with_more(leased, quota);
-        }
-        Decision::new(statuses)
-    }
-
     fn note_clock(&mut self, sent: u64, received: u64, reply: &Reply) {
         if self.ahead.is_none() {
             // What was granted before is in another time.
@@ -573,15 +407,6 @@ impl Ledger {
             least: redis_now - received.cast_signed(),
             most: redis_now - sent.cast_signed(),
         });
-    }
-
-    fn note_outside(&mut self, now: u64) {
-        // Long enough for a request to be refunded.
-        const REMEMBERED: u64 = 60_000_000_000;
-        let last = self
-            .outside
-            .filter(|(_, last)| now < last.saturating_add(REMEMBERED));
-        self.outside = Some(last.map_or((now, now), |(first, last)| (first, now.max(last))));
     }
 
     /// The latest that it can be at Redis.
@@ -604,9 +429,4 @@ fn batch(counter: &Counter, now: u64, redis_now: u64) -> u64 {
         0 | 1 => 0,
         units => units,
     }
-}
-
-fn cost_of(demands: &[Demand], place: usize) -> u64 {
-    let demand = demands.iter().find(|demand| demand.place == place);
-    demand.map_or(0, |demand| demand.cost)
 }
