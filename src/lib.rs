@@ -70,6 +70,8 @@
 //! | --- | --- | --- |
 //! | `axum` | yes | [`KeyPrincipal`] as an extractor, [`Denial`] as an answer, axum's body |
 //! | `admin` | | `admin::router` |
+//! | `redis` | | `limit::RedisLimiter` |
+//! | `redis-tls` | | `rediss:` URLs |
 //! | `sqlite` | | `SqliteStore` |
 //! | `testing` | | `testing` |
 

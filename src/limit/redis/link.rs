@@ -18,7 +18,7 @@ pub(super) struct Link {
 
 enum Target {
     Cluster(Box<ClusterClient>),
-    Single(Client),
+    Single(Box<Client>),
 }
 
 #[derive(Clone)]
@@ -36,7 +36,7 @@ impl Link {
         let client = Client::open(url)?;
         let connection = ConnectionManager::new_with_config(client.clone(), config()).await?;
         Ok(Self {
-            target: Target::Single(client),
+            target: Target::Single(client.into()),
             connection: RwLock::new(Connection::Single(connection)),
         })
     }
@@ -51,7 +51,7 @@ impl Link {
             .build()?;
         let connection = client.get_async_connection().await?;
         Ok(Self {
-            target: Target::Cluster(Box::new(client)),
+            target: Target::Cluster(client.into()),
             connection: RwLock::new(Connection::Cluster(connection)),
         })
     }
@@ -101,7 +101,7 @@ impl Link {
                 Connection::Cluster(client.get_pending_async_connection_with_config(config))
             }
             Target::Single(client) => {
-                match ConnectionManager::new_lazy_with_config(client.clone(), config()) {
+                match ConnectionManager::new_lazy_with_config((**client).clone(), config()) {
                     Ok(connection) => Connection::Single(connection),
                     Err(_) => return,
                 }

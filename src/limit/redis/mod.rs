@@ -41,6 +41,56 @@ pub use self::outage::LimiterOutage;
 
 /// Limits that all instances of a service share, counted in Redis (6.2 or later), Valkey, or a
 /// cluster of either. Cloning costs a reference count.
+///
+/// It decides as the [`LocalLimiter`](super::LocalLimiter) does, by the clock of Redis: those of the
+/// instances may be as wrong as they like.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tower_api_key::limit::{OutagePolicy, RedisLimiter};
+///
+/// # async fn connect() -> Result<(), Box<dyn std::error::Error>> {
+/// let limiter = RedisLimiter::builder("redis://127.0.0.1/")
+///     .leased()
+///     .deadline(Duration::from_millis(20))
+///     .on_outage(OutagePolicy::Local { percent: 25 })
+///     .connect()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Strict and leased
+///
+/// *Strict*, the default, asks Redis about each request: one command, whatever the number of
+/// limits. *Leased* takes units of busy keys in batches, and spends them without asking. A batch is
+/// what the key's recent rate will use within half a sub-window (1/32 of the window) or half a
+/// second, whichever is shorter, and at most an eighth of what is left. Leased units are counted
+/// when they are leased, and may be spent until the sub-window ends that counts them; those left
+/// over are lost until they leave the window. A quiet key, or one that has used up nearly all of
+/// its quota, is treated strictly.
+///
+/// In both, a request that is known to be denied is denied without asking, for up to ten seconds
+/// after Redis has last told how the limit stands.
+///
+/// # What holds
+///
+/// As long as Redis keeps its data and its clock does not jump ahead, no trailing window holds more
+/// than the quota, as seen when Redis decides or a leased unit is spent. The instances' clocks need
+/// to run at the same speed as that of Redis within one in a thousand.
+///
+/// When Redis *loses its data*, each instance reports again what it was granted, before it is
+/// granted more. So a window in which that happens holds, beyond the quota, at most what was granted
+/// to instances that have not asked about this subject since: because they have no traffic for it,
+/// are gone, or had their calls in flight. That is at most one quota for each loss; nothing where
+/// there is one instance that asks one request after the other. A fail-over that loses the last
+/// writes only is not noticed, and adds what was granted in these writes.
+///
+/// While Redis *cannot be asked*, because it is down, answers with errors, takes longer than the
+/// deadline or has 1,024 calls of this instance to answer, requests follow the [`OutagePolicy`].
+/// After five failures in a row nothing is called any more; one call each second tries whether
+/// Redis is back. With [`OutagePolicy::Local`] a window in which that happens holds, beyond the
+/// quota, at most the number of instances times their share.
 #[derive(Clone)]
 pub struct RedisLimiter(Arc<Inner>);
 
@@ -64,7 +114,8 @@ pub(crate) enum Acquire {
 }
 
 impl RedisLimiter {
-    /// Sets up a limiter on the server of this URL, such as `redis://127.0.0.1/`.
+    /// Sets up a limiter on the server of this URL, such as `redis://127.0.0.1/`. For `rediss:`
+    /// the feature `redis-tls` has to be on.
     pub fn builder(url: &str) -> RedisLimiterBuilder {
         RedisLimiterBuilder::new(vec![url.to_owned()])
     }

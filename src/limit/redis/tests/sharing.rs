@@ -318,3 +318,11 @@ async fn a_prefix_that_would_spread_a_subject_is_refused() {
     assert!(builder().key_prefix("a}b").connect().await.is_err());
     assert!(RedisLimiter::builder("nonsense").connect().await.is_err());
 }
+
+/// With TLS, a server that does not speak it is an error; without, the URL is.
+#[tokio::test]
+async fn a_server_without_tls_is_not_taken_for_one_with_it() {
+    let server = server::Server::start();
+    let secure = server.url().replace("redis:", "rediss:");
+    assert!(RedisLimiter::builder(&secure).connect().await.is_err());
+}
