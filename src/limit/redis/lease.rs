@@ -63,7 +63,8 @@ impl Lease {
             units, received, ..
         } = *grant;
         let (part, length) = (grant.window.started(), grant.window.part_nanos());
-        let left = (part + length).saturating_sub(grant.redis_now).min(length);
+        let ends = part.saturating_add(length);
+        let left = ends.saturating_sub(grant.redis_now).min(length);
         // Redis looked at its clock after the question was sent, and told it in microseconds.
         let until = grant.sent + left.saturating_sub(left / Self::DRIFT + NANOS_PER_MICRO);
         if units == 0 || until <= received || part < self.part && received < self.until {

@@ -253,7 +253,10 @@ impl Ledger {
         for demand in demands {
             let counter = &mut self.counters[demand.place];
             // Where a lease outlasts the call, what is held under this limit is enough.
-            let held = terms.leased && counter.lease.covers(demand.cost, now + terms.deadline);
+            let held = terms.leased
+                && counter
+                    .lease
+                    .covers(demand.cost, now.saturating_add(terms.deadline));
             let reserved = if held { demand.cost } else { 0 };
             let reserved = (reserved > 0).then(|| counter.lease.reserve(reserved));
             let extra = if terms.leased && (!held || counter.lease.is_low(now)) {
@@ -404,8 +407,8 @@ impl Ledger {
         }
         let redis_now = reply.now_nanos().cast_signed();
         self.ahead = Some(Ahead {
-            least: redis_now - received.cast_signed(),
-            most: redis_now - sent.cast_signed(),
+            least: redis_now.saturating_sub_unsigned(received),
+            most: redis_now.saturating_sub_unsigned(sent),
         });
     }
 

@@ -28,7 +28,7 @@ use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
 use self::gate::Gate;
-use self::ledger::{Ahead, Patience, Step, Terms};
+use self::ledger::{Ahead, Ledger, Patience, Step, Terms};
 use self::link::Link;
 use self::outage::Cause;
 use self::request::{Next, Request, Since, owned};
@@ -77,9 +77,10 @@ pub use self::outage::LimiterOutage;
 ///
 /// As long as Redis keeps its data and its clock does not jump ahead, no trailing window holds more
 /// than the quota, as seen when Redis decides or a leased unit is spent. The instances' clocks need
-/// to run at the same speed as that of Redis within one in a thousand.
+/// to run at the same speed as that of Redis within one in a thousand, which a machine does not do
+/// that is suspended while it holds a lease.
 ///
-/// When Redis *loses its data*, each instance reports again what it was granted, before it is
+/// When Redis *loses its data*, by a restart or by evicting keys, each instance reports again what it was granted, before it is
 /// granted more. So a window in which that happens holds, beyond the quota, at most what was granted
 /// to instances that have not asked about this subject since: because they have no traffic for it,
 /// are gone, or had their calls in flight. That is at most one quota for each loss; nothing where
@@ -221,8 +222,10 @@ impl RedisLimiter {
             .map(|(charge, then)| (*charge, then.monotonic_nanos()))
             .collect();
         let nanos = now.monotonic_nanos();
-        let entry = self.0.table.entry(subject.id(), nanos);
-        entry.lock().foresee(charges, &refunds, nanos)
+        match self.0.table.find(subject.id()) {
+            Some(entry) => entry.lock().foresee(charges, &refunds, nanos),
+            None => Ledger::default().foresee(charges, &refunds, nanos),
+        }
     }
 
     /// How many calls were made to Redis, each of one command.

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use smallvec::SmallVec;
+use tokio::runtime::Handle;
 
 use super::gate::Pass;
 use super::ledger::{Call, Patience, Step};
@@ -118,11 +119,12 @@ impl Request {
 
     /// Makes a call that nobody waits for.
     pub(super) fn fetch(self, call: Call) {
-        let Some(pass) = self.limiter.0.gate.enter(self.since.now()) else {
+        let pass = self.limiter.0.gate.enter(self.since.now());
+        let (Some(pass), Ok(runtime)) = (pass, Handle::try_current()) else {
             return self.end(&call);
         };
         let mut flight = self.flight(call, pass);
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             // When Redis has lost its data, the first answer asks for a report of it.
             while let Ok(Step::Ask(call)) = flight.land(&[]).await {
                 let Some(pass) = self.limiter.0.gate.enter(self.since.now()) else {
