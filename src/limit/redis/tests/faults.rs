@@ -1,6 +1,12 @@
 //! What Redis may do to us. Each test has a server of its own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::server::Server;
 use super::{charge, limit, now, remaining, stranger};
@@ -91,6 +97,113 @@ async fn a_server_that_was_killed_is_found_again() {
         server.resume();
     }
     recovers(&limiter, Duration::from_secs(5)).await;
+}
+
+/// Between a limiter and its server: connections that were frozen stay open and bring nothing.
+struct Relay {
+    port: u16,
+    connections: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
+}
+
+impl Relay {
+    async fn to(server: &Server) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (to, connections) = (server.port(), Arc::<Mutex<Vec<Arc<AtomicBool>>>>::default());
+        let opened = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                let frozen = Arc::new(AtomicBool::new(false));
+                opened.lock().unwrap().push(Arc::clone(&frozen));
+                let ((near_in, near_out), (far_in, far_out)) =
+                    (near.into_split(), far.into_split());
+                tokio::spawn(pass_on(near_in, far_out, Arc::clone(&frozen)));
+                tokio::spawn(pass_on(far_in, near_out, frozen));
+            }
+        });
+        Self { port, connections }
+    }
+
+    fn freeze(&self) {
+        for connection in self.connections.lock().unwrap().iter() {
+            connection.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn pass_on(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, frozen: Arc<AtomicBool>) {
+    let mut buffer = vec![0; 4_096];
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        if frozen.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        to.write_all(&buffer[..read]).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_went_silent_is_replaced() {
+    let server = Server::start();
+    let relay = Relay::to(&server).await;
+    let url = format!("redis://127.0.0.1:{}/", relay.port);
+    let builder = RedisLimiter::builder(&url).on_outage(OutagePolicy::Deny);
+    let limiter = builder.connect().await.unwrap();
+    recovers(&limiter, Duration::from_secs(1)).await;
+    relay.freeze();
+    let (subject, hour) = (stranger(), limit("hour", 10, 3_600));
+    limiter
+        .acquire(&subject, &[charge(&hour, 1)], now())
+        .await
+        .unwrap_err();
+    recovers(&limiter, Duration::from_secs(10)).await;
+}
+
+/// Two instances, each asked without a pause, over a server that dies and comes back empty.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_under_load_stays_within_its_bound() {
+    const QUOTA: u64 = 1_000;
+    const PERCENT: u8 = 25;
+    for leased in [false, true] {
+        let mut server = Server::start();
+        let (subject, minute) = (stranger(), limit("minute", QUOTA, 60));
+        let until = Instant::now() + Duration::from_secs(4);
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..2 {
+            let builder = on(&server).on_outage(OutagePolicy::Local { percent: PERCENT });
+            let builder = if leased { builder.leased() } else { builder };
+            let limiter = builder.connect().await.unwrap();
+            for _ in 0..8 {
+                let (limiter, subject, minute) = (limiter.clone(), subject.clone(), minute.clone());
+                tasks.spawn(async move {
+                    let (mut admitted, mut slowest) = (0, Duration::ZERO);
+                    while Instant::now() < until {
+                        let began = Instant::now();
+                        let decision = limiter
+                            .acquire(&subject, &[charge(&minute, 1)], now())
+                            .await;
+                        admitted += u64::from(decision.unwrap().is_admitted());
+                        slowest = slowest.max(began.elapsed());
+                        // Some of the quota is left when the server dies.
+                        tokio::time::sleep(Duration::from_millis(12)).await;
+                    }
+                    (admitted, slowest)
+                });
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.kill();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        server.resume();
+        let told = tasks.join_all().await;
+        let admitted: u64 = told.iter().map(|(admitted, _)| admitted).sum();
+        let slowest = told.iter().map(|(_, slowest)| *slowest).max().unwrap();
+        println!("leased: {leased}, {admitted} of {QUOTA} admitted, slowest {slowest:?}");
+        // One loss, and the share of two instances.
+        assert!(admitted <= 2 * QUOTA + 2 * QUOTA * u64::from(PERCENT) / 100);
+        assert!(admitted >= QUOTA * 9 / 10, "it came back");
+        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    }
 }
 
 async fn recovers(limiter: &RedisLimiter, within: Duration) {
