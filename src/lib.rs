@@ -72,7 +72,8 @@
 //! | `admin` | | `admin::router` |
 //! | `postgres` | | `PostgresStore` |
 //! | `postgres-tls` | | TLS for it |
-//! | `redis` | | `RedisBus` |
+//! | `redis` | | `RedisBus`, `limit::RedisLimiter` |
+//! | `redis-tls` | | `rediss:` URLs for them |
 //! | `sqlite` | | `SqliteStore` |
 //! | `testing` | | `testing` |
 

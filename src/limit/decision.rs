@@ -101,6 +101,13 @@ impl LimitStatus {
         }
     }
 
+    /// The same with more units left, up to `quota`.
+    #[cfg(feature = "redis")]
+    pub(super) fn with_more(mut self, units: u64, quota: u64) -> Self {
+        self.remaining = self.remaining.saturating_add(units).min(quota);
+        self
+    }
+
     /// The units that may still be used: after the charge where it is written, and otherwise as
     /// it was.
     pub fn remaining(&self) -> u64 {

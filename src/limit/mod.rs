@@ -5,13 +5,20 @@
 //!   whether more may be. Every limiter decides as it does.
 //! - A [`LocalLimiter`] keeps the windows of many [`Subject`]s in this process, and charges all the
 //!   limits that a request falls under together or not at all.
+//! - `RedisLimiter` (feature `redis`) does the same for several processes, in Redis.
 
 mod decision;
 mod local;
 mod policy;
+#[cfg(feature = "redis")]
+mod redis;
 mod report;
 mod window;
 
+#[cfg(feature = "redis")]
+pub use self::redis::{
+    ConnectError, LimiterOutage, OutagePolicy, RedisLimiter, RedisLimiterBuilder,
+};
 pub use decision::{Decision, LimitStatus, Verdict};
 pub use local::{Charge, LimitSpace, LocalLimiter, Subject, SubjectId};
 pub use policy::{InvalidLimit, RateLimit, RateLimits};

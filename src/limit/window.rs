@@ -28,7 +28,7 @@ pub struct Window {
 }
 
 /// The current sub-window and the 16 before it.
-const COUNTED: usize = 17;
+pub(super) const COUNTED: usize = 17;
 
 impl Window {
     /// How many sub-windows make a window.
@@ -186,9 +186,42 @@ impl Window {
         self.oldest = oldest.map_or(0, |age| u8::try_from(age).expect("17 sub-windows"));
     }
 
+    /// The length of a sub-window.
     #[inline]
-    fn part_nanos(&self) -> u64 {
+    pub(super) fn part_nanos(&self) -> u64 {
         u64::from(self.seconds) * Self::PART_NANOS_PER_SECOND
+    }
+}
+
+/// For counts that are kept elsewhere.
+#[cfg(feature = "redis")]
+impl Window {
+    /// A window of `seconds` that counts `counts`, by their age, in a sub-window which starts at
+    /// `started_nanos` and those before it.
+    pub(super) fn counting(seconds: u32, started_nanos: u64, counts: [u64; COUNTED]) -> Self {
+        let mut window = Self {
+            started: started_nanos,
+            total: 0,
+            seconds,
+            oldest: 0,
+            counts,
+        };
+        window.recount();
+        window
+    }
+
+    /// The sub-windows in which units are counted: when each starts, in nanoseconds, and its units.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (u64, u64)> {
+        let (started, length) = (self.started, self.part_nanos());
+        let counts = self.counts.iter().zip(0..);
+        counts
+            .filter(|(units, _)| **units > 0)
+            .map(move |(units, age)| (started.saturating_sub(age * length), *units))
+    }
+
+    /// Where the current sub-window starts, in nanoseconds.
+    pub(super) fn started(&self) -> u64 {
+        self.started
     }
 }
 

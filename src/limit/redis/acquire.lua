@@ -1,0 +1,51 @@
+-- The policy: may this request use what it costs of every limit it falls under?
+--
+-- 1. An instance that remembers units which are still counted says when the counter was born that
+--    it had them from. If the counter is not that one, Redis has lost its data: nothing is decided
+--    and the instance is told so. It reports what it was granted, and asks again.
+-- 2. A limit has room when what is counted and the cost together are within its quota. A cost of 0
+--    only asks, and always has room.
+-- 3. If every limit has room, all are charged. Otherwise nothing is written at all.
+-- 4. An instance may ask for units beyond the cost, to spend them by itself. It gets them as far as
+--    everything it takes is no more than an eighth of what is left.
+--
+-- KEYS  the counters, all of one subject
+-- ARGV  a time for tests or 0, then for each counter: its quota, the length of its sub-windows in
+--       microseconds, the cost, the units wanted beyond it, and the birth that is remembered or 0
+-- Returns the time in microseconds, the verdict, then for each counter the units granted beyond
+-- the cost and what is stored of it.
+local ADMITTED, DENIED, LOST = 1, 0, -1
+
+local now = clock(ARGV[1])
+local counters, stored, left = {}, {}, {}
+local verdict = ADMITTED
+
+for i, key in ipairs(KEYS) do
+  local at = 5 * i - 3
+  local quota, part, cost = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local birth = tonumber(ARGV[at + 4])
+  counters[i], stored[i] = read(key, part, now)
+  left[i] = quota - total(counters[i])
+  if birth ~= 0 and birth ~= counters[i][1] then
+    verdict = LOST
+  elseif cost > 0 and cost > left[i] and verdict == ADMITTED then
+    verdict = DENIED
+  end
+end
+
+local reply = {now, verdict}
+for i, key in ipairs(KEYS) do
+  local at = 5 * i - 3
+  local extra = 0
+  if verdict == ADMITTED then
+    local part, cost = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+    extra = math.max(0, math.min(tonumber(ARGV[at + 3]), math.floor(left[i] / 8) - cost))
+    if cost + extra > 0 then
+      add(counters[i], 0, cost + extra)
+      stored[i] = write(key, counters[i], part, now)
+    end
+  end
+  reply[#reply + 1] = extra
+  reply[#reply + 1] = stored[i] or ''
+end
+return reply

@@ -1,0 +1,115 @@
+use smallvec::SmallVec;
+
+use super::lease::{Lease, Rate};
+use super::wire::{CounterId, NANOS_PER_MICRO, Stored};
+use crate::limit::{Charge, Window};
+
+/// What this instance knows of one counter. Windows are in Redis's time.
+pub(super) struct Counter {
+    pub(super) id: CounterId,
+    /// What Redis has counted, as far as it has told.
+    pub(super) known: Window,
+    /// The monotonic time before which it was asked.
+    pub(super) asked_at: Option<u64>,
+    /// When the counter was created in Redis; 0 if that is not known.
+    pub(super) birth: u64,
+    /// What this instance was granted, or let through while Redis failed.
+    pub(super) granted: Window,
+    pub(super) lease: Lease,
+    pub(super) rate: Rate,
+}
+
+impl Counter {
+    /// How long what is known serves to deny requests without asking again. Units are given back
+    /// now and then, by a refund elsewhere or an operator.
+    const TRUSTED: u64 = 10_000_000_000;
+
+    pub(super) fn of(charge: &Charge<'_>) -> Self {
+        let window = Window::new(charge.limit);
+        Self {
+            id: CounterId {
+                name: std::sync::Arc::clone(charge.limit.shared_name()),
+                space: charge.space,
+                seconds: charge.limit.window_seconds(),
+            },
+            known: window,
+            asked_at: None,
+            birth: 0,
+            granted: window,
+            lease: Lease::default(),
+            rate: Rate::default(),
+        }
+    }
+
+    pub(super) fn is_of(&self, charge: &Charge<'_>) -> bool {
+        let name = charge.limit.shared_name();
+        self.id.seconds == charge.limit.window_seconds()
+            && self.id.space == charge.space
+            && (std::sync::Arc::ptr_eq(&self.id.name, name) || self.id.name == *name)
+    }
+
+    /// Whether Redis would deny `cost`, as far as is known. Nothing but a refund makes room before
+    /// units leave the count, so no call is needed to say so.
+    pub(super) fn is_known_to_deny(&self, quota: u64, cost: u64, now: u64, redis_now: u64) -> bool {
+        let is_over = |window: &Window| window.total().saturating_add(cost) > quota;
+        let trusted = |asked: u64| now.saturating_sub(asked) < Self::TRUSTED;
+        // Most requests are told apart by the first of these.
+        cost > 0
+            && is_over(&self.known)
+            && self.asked_at.is_some_and(trusted)
+            && is_over(&at(self.known, redis_now))
+    }
+
+    /// The birth to insist on: none where nothing was granted that still counts.
+    pub(super) fn birth_to_insist_on(&self, redis_now: u64) -> u64 {
+        if at(self.granted, redis_now).total() > 0 {
+            self.birth
+        } else {
+            0
+        }
+    }
+
+    /// What was granted, as Redis is told of it: the index of each sub-window and its units.
+    pub(super) fn grants(&self, redis_now: u64) -> SmallVec<[(u64, u64); 4]> {
+        let index = |started: u64| started / NANOS_PER_MICRO / self.id.part_us();
+        let granted = at(self.granted, redis_now);
+        granted
+            .parts()
+            .map(|(started, units)| (index(started), units))
+            .collect()
+    }
+
+    /// Takes in what Redis has of the counter, as an answer to a question of `asked_at`.
+    pub(super) fn learn(&mut self, stored: Option<&Stored>, asked_at: u64, redis_now: u64) {
+        // Answers may come in another order than that of the questions.
+        if self.asked_at.is_some_and(|newest| asked_at < newest) {
+            return;
+        }
+        self.asked_at = Some(asked_at);
+        self.known = self.window(stored, redis_now);
+        self.birth = stored.map_or(0, |stored| stored.birth);
+        self.granted.advance(redis_now);
+    }
+
+    /// The window that is `stored`, at a time.
+    pub(super) fn window(&self, stored: Option<&Stored>, redis_now: u64) -> Window {
+        let nothing = || Window::counting(self.id.seconds, 0, Default::default());
+        at(
+            stored.map_or_else(nothing, |stored| stored.window(&self.id)),
+            redis_now,
+        )
+    }
+
+    /// Whether nothing is counted, leased or remembered.
+    pub(super) fn is_idle(&self, now: u64, redis_now: u64) -> bool {
+        !self.lease.covers(1, now)
+            && at(self.granted, redis_now).total() == 0
+            && at(self.known, redis_now).total() == 0
+    }
+}
+
+/// `window` at a time of Redis.
+pub(super) fn at(mut window: Window, redis_now: u64) -> Window {
+    window.advance(redis_now);
+    window
+}

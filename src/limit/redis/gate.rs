@@ -1,0 +1,209 @@
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+/// Lets calls through to Redis as long as they come back: a circuit breaker, and a cap on the calls
+/// in flight.
+///
+/// It opens when [`Gate::FAILURES`] calls in a row have failed. While it is open nothing is called,
+/// so that nobody waits for what will not come. [`Gate::PROBE_AFTER`] later one call goes through;
+/// if it comes back the gate closes again, and otherwise the wait begins anew.
+pub(super) struct Gate {
+    state: Mutex<State>,
+    in_flight: AtomicUsize,
+    calls: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Closed { failures: u32 },
+    Open { until: Duration },
+    Probing,
+}
+
+impl Gate {
+    /// How many failures in a row open it.
+    pub(super) const FAILURES: u32 = 5;
+    /// How long it stays open before Redis is tried again.
+    pub(super) const PROBE_AFTER: Duration = Duration::from_secs(1);
+    /// The most calls that wait for an answer at one time.
+    pub(super) const IN_FLIGHT: usize = 1_024;
+
+    pub(super) fn new() -> Self {
+        Self {
+            state: Mutex::new(State::Closed { failures: 0 }),
+            in_flight: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether a call may be made now.
+    pub(super) fn enter(self: &Arc<Self>, now: Moment) -> Option<Pass> {
+        let mut state = self.lock();
+        let probe = match *state {
+            State::Closed { .. } => false,
+            State::Open { until } if now.monotonic() >= until => true,
+            State::Open { .. } | State::Probing => return None,
+        };
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= Self::IN_FLIGHT {
+            self.in_flight.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        if probe {
+            *state = State::Probing;
+        }
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        Some(Pass {
+            gate: Arc::clone(self),
+            probe,
+        })
+    }
+
+    /// How many calls were let through.
+    pub(super) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to make one call. One that is dropped says nothing about Redis.
+pub(super) struct Pass {
+    gate: Arc<Gate>,
+    /// Whether this call decides if the gate closes again.
+    probe: bool,
+}
+
+impl Pass {
+    /// Whether the gate is open except for this call.
+    pub(super) fn is_probe(&self) -> bool {
+        self.probe
+    }
+
+    pub(super) fn succeeded(mut self) {
+        let mut state = self.gate.lock();
+        match *state {
+            State::Probing if self.probe => {
+                tracing::info!("Redis answers again, limits are shared again");
+                *state = State::Closed { failures: 0 };
+            }
+            State::Closed { .. } => *state = State::Closed { failures: 0 },
+            // It left before the gate was opened: too old to tell anything.
+            State::Open { .. } | State::Probing => {}
+        }
+        drop(state);
+        self.probe = false;
+    }
+
+    pub(super) fn failed(mut self, why: &dyn fmt::Display, now: Moment) {
+        let open = State::Open {
+            until: now.monotonic() + Gate::PROBE_AFTER,
+        };
+        let mut state = self.gate.lock();
+        match *state {
+            State::Probing if self.probe => *state = open,
+            State::Closed { failures } if failures + 1 >= Gate::FAILURES => {
+                tracing::warn!(error = %why, "Redis fails, requests follow the outage policy");
+                *state = open;
+            }
+            State::Closed { failures } => {
+                *state = State::Closed {
+                    failures: failures + 1,
+                };
+            }
+            State::Open { .. } | State::Probing => {}
+        }
+        drop(state);
+        self.probe = false;
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.gate.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.probe {
+            // Whoever made the call went away: the next one may try.
+            *self.gate.lock() = State::Open {
+                until: Duration::ZERO,
+            };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::new(Timestamp::UNIX_EPOCH, Duration::from_millis(millis))
+    }
+
+    fn opened() -> Arc<Gate> {
+        let gate = Arc::new(Gate::new());
+        for _ in 0..Gate::FAILURES {
+            gate.enter(at(0)).unwrap().failed(&"down", at(0));
+        }
+        gate
+    }
+
+    #[test]
+    fn failures_in_a_row_open_it() {
+        let gate = Arc::new(Gate::new());
+        for _ in 0..10 {
+            for _ in 1..Gate::FAILURES {
+                gate.enter(at(0)).unwrap().failed(&"down", at(0));
+            }
+            gate.enter(at(0)).unwrap().succeeded();
+        }
+        assert!(gate.enter(at(0)).is_some());
+        assert!(opened().enter(at(999)).is_none());
+    }
+
+    #[test]
+    fn one_call_tries_whether_it_can_close_again() {
+        let gate = opened();
+        let probe = gate.enter(at(1_000)).unwrap();
+        assert!(probe.is_probe());
+        assert!(gate.enter(at(5_000)).is_none(), "one at a time");
+        probe.failed(&"still down", at(1_050));
+        assert!(gate.enter(at(2_049)).is_none());
+        gate.enter(at(2_050)).unwrap().succeeded();
+        assert!(!gate.enter(at(2_050)).unwrap().is_probe());
+    }
+
+    #[test]
+    fn a_probe_that_is_given_up_leaves_its_place() {
+        let gate = opened();
+        drop(gate.enter(at(1_000)).unwrap());
+        assert!(gate.enter(at(1_000)).unwrap().is_probe());
+    }
+
+    #[test]
+    fn calls_in_flight_are_capped() {
+        let gate = Arc::new(Gate::new());
+        let mut passes: Vec<_> = (0..Gate::IN_FLIGHT)
+            .map(|_| gate.enter(at(0)).unwrap())
+            .collect();
+        assert!(gate.enter(at(0)).is_none());
+        passes.pop();
+        assert!(gate.enter(at(0)).is_some());
+    }
+
+    #[test]
+    fn what_left_before_it_opened_tells_nothing() {
+        let gate = Arc::new(Gate::new());
+        let late = gate.enter(at(0)).unwrap();
+        for _ in 0..Gate::FAILURES {
+            gate.enter(at(0)).unwrap().failed(&"down", at(0));
+        }
+        late.succeeded();
+        assert!(gate.enter(at(500)).is_none());
+    }
+}

@@ -1,0 +1,119 @@
+//! While Redis cannot be asked, and what is taken back.
+
+use smallvec::SmallVec;
+
+use super::telling::cost_of;
+use super::{Call, Demand, Ledger, Terms};
+use crate::limit::decision::Statuses;
+use crate::limit::redis::wire::{NANOS_PER_MICRO, Question, Refund};
+use crate::limit::{Charge, Decision, LimitStatus};
+
+/// How long a request waits that only Redis could admit, in nanoseconds.
+const OUTAGE_RETRY: u64 = 1_000_000_000;
+
+impl Ledger {
+    /// Decides by a share of the quota, in percent, while Redis cannot be asked. Held against it
+    /// is what this instance was granted lately, so that an outage does not begin with a fresh one.
+    pub(in super::super) fn by_share(
+        &mut self,
+        charges: &[Charge<'_>],
+        percent: u8,
+        now: u64,
+    ) -> Decision {
+        self.open(charges, now);
+        let demands = self.demands(charges);
+        let redis_now = self.redis_at_most(now);
+        let share = |quota: u64| (quota * u64::from(percent) / 100).max(1);
+        let fits = |demand: &Demand| {
+            let counter = &mut self.counters[demand.place];
+            counter.granted.advance(redis_now);
+            let after = counter.granted.total().saturating_add(demand.cost);
+            demand.cost == 0 || after <= share(demand.quota)
+        };
+        let admitted = demands.iter().map(fits).fold(true, |all, fits| all & fits);
+        if admitted {
+            for demand in &demands {
+                self.counters[demand.place]
+                    .granted
+                    .charge(demand.cost, redis_now);
+            }
+        }
+        self.note_outside(now);
+        let mut statuses = Statuses::new();
+        for charge in charges {
+            let place = self.place(charge);
+            let cost = cost_of(&demands, place);
+            let window = &self.counters[place].granted;
+            let judge = |cost| window.judge(share(charge.limit.quota()), cost, redis_now);
+            statuses.push(match judge(if admitted { 0 } else { cost }) {
+                status if status.is_admitted() => judge(0),
+                // More than the share, but not more than the quota: not before Redis is back.
+                status
+                    if (share(charge.limit.quota()) + 1..=charge.limit.quota()).contains(&cost) =>
+                {
+                    let resets_in = status.resets_in().as_nanos();
+                    let resets_in = u64::try_from(resets_in).unwrap_or(u64::MAX);
+                    LimitStatus::denied(status.remaining(), resets_in, OUTAGE_RETRY)
+                }
+                status => status,
+            });
+        }
+        Decision::new(statuses)
+    }
+
+    /// Lets a request through uncounted while Redis cannot be asked.
+    pub(in super::super) fn unlimited(&mut self, charges: &[Charge<'_>], now: u64) -> Decision {
+        self.open(charges, now);
+        self.note_outside(now);
+        self.expected(charges, &[], now)
+    }
+
+    /// Takes back a charge of `then`. What cannot be taken back here is left to the call.
+    pub(in super::super) fn refund(
+        &mut self,
+        charges: &[Charge<'_>],
+        then: u64,
+        terms: &Terms,
+        now: u64,
+    ) -> Option<Call> {
+        self.open(charges, now);
+        let demands = self.demands(charges);
+        let outside = self.outside;
+        let outside = outside.is_some_and(|(first, last)| (first..=last).contains(&then));
+        let charged_us = self.redis_at_least(then) / NANOS_PER_MICRO;
+        let mut refunds = SmallVec::new();
+        for demand in demands.iter().filter(|demand| demand.cost > 0) {
+            let counter = &mut self.counters[demand.place];
+            if !outside && terms.leased && counter.lease.take_back(demand.cost, then, now) {
+                continue;
+            }
+            counter
+                .granted
+                .refund(demand.cost, charged_us * NANOS_PER_MICRO);
+            // What the outage policy let through, Redis has not counted. For a request that Redis
+            // was asked about in the same time this leaves units charged, which is the safe side.
+            if !outside && counter.birth != 0 {
+                refunds.push(Refund {
+                    counter: counter.id.clone(),
+                    cost: demand.cost,
+                    charged_us,
+                    birth: counter.birth,
+                });
+            }
+        }
+        (!refunds.is_empty()).then(|| Call {
+            question: Question::Refund(refunds),
+            sent: now,
+            awaited: false,
+        })
+    }
+
+    fn note_outside(&mut self, now: u64) {
+        // Long enough for a request to be refunded.
+        const REMEMBERED: u64 = 60_000_000_000;
+        let last = self
+            .outside
+            .filter(|(_, last)| now < last.saturating_add(REMEMBERED));
+        self.outside = Some(last.map_or((now, now), |(first, last)| (first, now.max(last))));
+    }
+}

@@ -1,0 +1,136 @@
+use std::fmt;
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::{ClusterClient, ClusterConfig};
+use redis::cluster_async::ClusterConnection;
+use redis::{Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+
+use super::gate::Gate;
+use super::wire::{Question, Reply};
+
+/// The way to Redis: one connection that all calls share, or one to each node of a cluster.
+pub(super) struct Link {
+    target: Target,
+    connection: RwLock<Connection>,
+}
+
+enum Target {
+    Cluster(Box<ClusterClient>),
+    Single(Box<Client>),
+}
+
+#[derive(Clone)]
+enum Connection {
+    Cluster(ClusterConnection),
+    Single(ConnectionManager),
+}
+
+/// How long a connection may take to come about. Calls do not wait for it longer than for an
+/// answer.
+const CONNECT: Duration = Duration::from_secs(2);
+
+impl Link {
+    pub(super) async fn to_server(url: &str) -> Result<Self, RedisError> {
+        let client = Client::open(url)?;
+        let connection = ConnectionManager::new_with_config(client.clone(), config()).await?;
+        Ok(Self {
+            target: Target::Single(client.into()),
+            connection: RwLock::new(Connection::Single(connection)),
+        })
+    }
+
+    pub(super) async fn to_cluster(urls: &[String]) -> Result<Self, RedisError> {
+        let client = ClusterClient::builder(urls.iter().map(String::as_str))
+            // What a moved slot needs. A retried script may charge twice, never too little.
+            .retries(3)
+            .min_retry_wait(1)
+            .max_retry_wait(20)
+            .connection_timeout(CONNECT)
+            .build()?;
+        let connection = client.get_async_connection().await?;
+        Ok(Self {
+            target: Target::Cluster(client.into()),
+            connection: RwLock::new(Connection::Cluster(connection)),
+        })
+    }
+
+    /// Runs the script of `question`, and loads it where it is not known.
+    pub(super) async fn ask(
+        &self,
+        question: &Question,
+        tag: &str,
+        time_us: u64,
+    ) -> Result<Reply, RedisError> {
+        let script = question.script();
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&*script.hash);
+        question.write(&mut command, tag, time_us);
+        let mut value = self.send(&command).await;
+        if let Err(error) = &value
+            && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+        {
+            // With the text and not by SCRIPT LOAD: this goes where the key is.
+            let mut command = redis::cmd("EVAL");
+            command.arg(script.text);
+            question.write(&mut command, tag, time_us);
+            value = self.send(&command).await;
+        }
+        Reply::read(value?).ok_or_else(|| {
+            let kind = ErrorKind::UnexpectedReturnType;
+            (kind, "the script returned something else").into()
+        })
+    }
+
+    async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
+        let connection = self.connection.read();
+        let connection = connection.unwrap_or_else(PoisonError::into_inner).clone();
+        match connection {
+            Connection::Cluster(mut cluster) => command.query_async(&mut cluster).await,
+            Connection::Single(mut server) => command.query_async(&mut server).await,
+        }
+    }
+
+    /// Starts a new connection in the place of one that no answer came from: its other end may be
+    /// gone without a word, or be a server that is not the primary any more.
+    pub(super) fn renew(&self) {
+        let fresh = match &self.target {
+            Target::Cluster(client) => {
+                let config = ClusterConfig::new();
+                Connection::Cluster(client.get_pending_async_connection_with_config(config))
+            }
+            Target::Single(client) => {
+                match ConnectionManager::new_lazy_with_config((**client).clone(), config()) {
+                    Ok(connection) => Connection::Single(connection),
+                    Err(_) => return,
+                }
+            }
+        };
+        let mut connection = self
+            .connection
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *connection = fresh;
+    }
+}
+
+/// No retries and no time limit of its own: the gate decides when to try again, and each call has
+/// a deadline.
+fn config() -> ConnectionManagerConfig {
+    ConnectionManagerConfig::new()
+        .set_number_of_retries(0)
+        .set_connection_timeout(Some(CONNECT))
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(Gate::IN_FLIGHT)
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A URL may hold a password.
+        f.write_str(match self.target {
+            Target::Cluster(_) => "Link(cluster)",
+            Target::Single(_) => "Link(server)",
+        })
+    }
+}

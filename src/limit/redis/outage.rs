@@ -1,0 +1,46 @@
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use redis::RedisError;
+
+/// Redis could not be asked, and the policy is to refuse then.
+#[derive(Clone, Debug)]
+pub struct LimiterOutage(pub(super) Cause);
+
+/// Why a call brought no answer.
+#[derive(Clone, Debug)]
+pub(super) enum Cause {
+    /// The circuit is open, or too many calls are in flight.
+    Barred,
+    Failed(Arc<RedisError>),
+    /// Redis was asked often enough and has decided nothing.
+    Undecided,
+    Late,
+}
+
+impl fmt::Display for LimiterOutage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the limits cannot be checked: {}", self.0)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Barred => f.write_str("Redis is not called while it fails or is overloaded"),
+            Self::Failed(error) => write!(f, "Redis answered with an error: {error}"),
+            Self::Undecided => f.write_str("Redis lost its data again and again"),
+            Self::Late => f.write_str("Redis did not answer in time"),
+        }
+    }
+}
+
+impl Error for LimiterOutage {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.0 {
+            Cause::Failed(error) => Some(&**error),
+            _ => None,
+        }
+    }
+}

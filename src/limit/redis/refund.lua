@@ -1,0 +1,28 @@
+-- Takes back what a request was charged that came to nothing after all.
+--
+-- From the sub-window that was the current one when the request was charged, as far as the instance
+-- can tell: it names a time that is not later than the charge. Should it be an earlier sub-window,
+-- then what is taken back would have left the count sooner, and what stays is never less than what
+-- was spent. A counter that is not the one which was charged is left alone.
+--
+-- KEYS  the counters, all of one subject
+-- ARGV  a time for tests or 0, then for each counter: the length of its sub-windows in
+--       microseconds, the cost, the time of the charge in microseconds, and the counter's birth
+-- Returns as `acquire.lua` does.
+local now = clock(ARGV[1])
+local reply = {now, 1}
+
+for i, key in ipairs(KEYS) do
+  local at = 4 * i - 2
+  local part, cost = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+  local charged, birth = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local counter, stored = read(key, part, now)
+  local age = counter[2] - math.floor(charged / part)
+  if stored and counter[1] == birth and age >= 0 and age < COUNTED then
+    add(counter, age, -cost)
+    stored = write(key, counter, part, now)
+  end
+  reply[#reply + 1] = 0
+  reply[#reply + 1] = stored or ''
+end
+return reply
