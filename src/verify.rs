@@ -53,7 +53,7 @@ pub(crate) struct Parts {
 /// What a client presents.
 #[derive(Clone, Copy)]
 pub struct Attempt<'a> {
-    text: &'a str,
+    text: &'a [u8],
     address: Option<IpAddr>,
 }
 
@@ -213,15 +213,15 @@ impl Verifier {
 
 impl Parts {
     /// The digests to look for, if the text can be a key at all.
-    fn recognize(&self, text: &str) -> Option<Candidates> {
+    fn recognize(&self, text: &[u8]) -> Option<Candidates> {
         if text.is_empty() || text.len() > MAX_KEY_LEN {
             return None;
         }
-        if self.format.parse(text).is_ok() {
+        if self.format.matches(text) {
             // An imported key may have the format too, and is stored without a pepper.
             Some(self.hasher.candidates(text, self.accept_imported))
-        } else if self.accept_imported && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            Some(SmallVec::from_buf([KeyDigest::sha256(text)]))
+        } else if self.accept_imported && text.iter().all(u8::is_ascii_graphic) {
+            Some(SmallVec::from_buf([KeyDigest::sha256_of(text)]))
         } else {
             None
         }
@@ -348,6 +348,11 @@ impl<'a> Attempt<'a> {
     /// The text of a key, from a client whose address is not known. A key with
     /// `allowed_addresses` is refused.
     pub fn new(text: &'a str) -> Self {
+        Self::of_bytes(text.as_bytes())
+    }
+
+    /// As [`Attempt::new`], for bytes that may not even be a text.
+    pub(crate) fn of_bytes(text: &'a [u8]) -> Self {
         Self {
             text,
             address: None,

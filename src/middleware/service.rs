@@ -85,11 +85,7 @@ where
         let address = client_address(&request);
         let step = match text {
             [] => Step::Done(Err(keys.refuse_text(DenialReason::Empty, address))),
-            // Bytes that are not UTF-8 are no key, and no reason to tell them apart.
-            text => {
-                let text = std::str::from_utf8(text).unwrap_or_default();
-                keys.begin(Attempt::new(text).from_address(address), &policy.needs)
-            }
+            text => keys.begin(Attempt::of_bytes(text).from_address(address), &policy.needs),
         };
         if policy.keep_credential {
             policy.sources.mark_sensitive(source, &mut request);
