@@ -99,19 +99,17 @@ impl CredentialSources {
     /// Looks into every source.
     pub(super) fn find<'r, B>(&self, request: &'r Request<B>) -> Found<'r> {
         let mut found = Found::Nothing;
-        if !self.schemes.is_empty() {
-            let mut lines = request.headers().get_all(AUTHORIZATION).iter();
-            if let Some(line) = lines.next() {
-                if lines.next().is_some() {
+        let mut authorization = false;
+        // One walk costs less than a lookup for each source, and meets every line.
+        for (name, line) in request.headers() {
+            if name == AUTHORIZATION && !self.schemes.is_empty() {
+                if std::mem::replace(&mut authorization, true) {
                     return Found::Several;
                 }
                 if let Some(credential) = self.after_scheme(line) {
                     found.add(Source::Authorization, credential);
                 }
-            }
-        }
-        for (index, header) in self.headers.iter().enumerate() {
-            for line in request.headers().get_all(&header.name) {
+            } else if let Some(index) = self.headers.iter().position(|ours| ours.name == name) {
                 found.add(Source::Header(index), line.as_bytes());
             }
         }
@@ -191,8 +189,13 @@ impl CredentialSources {
         let line = line.as_bytes();
         let mut rest = self.schemes.iter().find_map(|ours| {
             let (scheme, rest) = line.split_at_checked(ours.len())?;
-            let ends_here = rest.first().is_none_or(|&byte| !is_token(byte));
-            (ends_here && scheme.eq_ignore_ascii_case(ours.as_bytes())).then_some(rest)
+            let ends_here = match rest.first() {
+                None | Some(b' ') => true,
+                Some(&byte) => !is_token(byte),
+            };
+            let ours = ours.as_bytes();
+            // Most clients write it as we do, which is seen at once.
+            (ends_here && (scheme == ours || scheme.eq_ignore_ascii_case(ours))).then_some(rest)
         })?;
         while let [b' ', after @ ..] = rest {
             rest = after;
