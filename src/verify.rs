@@ -24,7 +24,7 @@ use crate::clock::{Clock, Moment};
 use crate::denial::{Denial, DenialReason};
 use crate::failures::FailureLimiter;
 use crate::key::{Candidates, KeyDigest, KeyFormat, KeyHasher, MAX_KEY_LEN};
-use crate::limit::{LimitReport, LocalLimiter};
+use crate::limit::{Decision, LimitReport, LocalLimiter, Standing};
 use crate::principal::{KeyPrincipal, Realm};
 use crate::record::{KeyId, KeyStatus};
 use crate::requirements::Requirements;
@@ -64,9 +64,16 @@ pub struct Verified {
     limits: LimitReport,
 }
 
+/// As [`Verified`], but for the report, which is made when it is asked for.
+pub(crate) struct Admission {
+    pub(crate) principal: KeyPrincipal,
+    /// How the limits stand that were charged: those of the principal's bill.
+    pub(crate) decision: Decision,
+}
+
 /// How far verification came without waiting.
 pub(crate) enum Step {
-    Done(Result<Verified, Denial>),
+    Done(Result<Admission, Denial>),
     /// The store has to be asked for one of these.
     Lookup(Candidates),
 }
@@ -82,13 +89,15 @@ impl Verifier {
         attempt: Attempt<'_>,
         needs: &Requirements,
     ) -> Result<Verified, Denial> {
-        match self.begin(attempt, needs) {
+        let outcome = match self.begin(attempt, needs) {
             Step::Done(outcome) => outcome,
             Step::Lookup(candidates) => self.look_up(candidates, attempt.address, needs).await,
-        }
+        };
+        outcome.map(Verified::from)
     }
 
     /// As far as it goes without waiting: all the way for a key in the cache.
+    #[inline]
     pub(crate) fn begin(&self, attempt: Attempt<'_>, needs: &Requirements) -> Step {
         let parts = &*self.parts;
         let now = parts.clock.now();
@@ -122,7 +131,7 @@ impl Verifier {
         candidates: Candidates,
         address: Option<IpAddr>,
         needs: &Requirements,
-    ) -> Result<Verified, Denial> {
+    ) -> Result<Admission, Denial> {
         let parts = &*self.parts;
         for digest in &candidates {
             let loaded = parts.cache.load(digest).await;
@@ -150,7 +159,7 @@ impl Verifier {
         &self,
         principal: &KeyPrincipal,
         needs: &Requirements,
-    ) -> Result<Verified, Denial> {
+    ) -> Result<Admission, Denial> {
         let parts = &*self.parts;
         let now = parts.clock.now();
         let key = &principal.key;
@@ -162,15 +171,22 @@ impl Verifier {
         check_scopes(key, needs).map_err(|denial| {
             of_key(denial).with_limits(bill.foresee(key, &parts.limiter, false))
         })?;
-        let limits = bill.charge(key, &parts.limiter);
-        if !limits.is_admitted() {
+        let decision = bill.charge(key, &parts.limiter);
+        if !decision.is_admitted() {
             let whole = bill.foresee(key, &parts.limiter, true);
             // Something was taken back meanwhile: then what was found at first is the reason.
-            let limits = if whole.is_admitted() { limits } else { whole };
+            let limits = if whole.is_admitted() {
+                bill.standing(key, &decision).to_report()
+            } else {
+                whole
+            };
             return Err(of_key(Denial::rate_limited(limits)));
         }
         let principal = principal.with_bill(bill);
-        Ok(Verified { principal, limits })
+        Ok(Admission {
+            principal,
+            decision,
+        })
     }
 
     /// Takes back what a layer has charged for a request that a nested one refused. The outermost
@@ -228,13 +244,14 @@ impl Parts {
     }
 
     /// Decides on a key that was found, and counts the request.
+    #[inline]
     fn judge(
         &self,
         key: Arc<CachedKey>,
         address: Option<IpAddr>,
         needs: &Requirements,
         now: Moment,
-    ) -> Result<Verified, Denial> {
+    ) -> Result<Admission, Denial> {
         if let Err(reason) = self
             .check_status(&key, now)
             .and_then(|()| self.check_kind(&key, needs))
@@ -248,18 +265,22 @@ impl Parts {
             // The answer to a verified key tells its limits, also where nothing is charged.
             .map_err(|denial| denial.with_limits(bill.ask(&key, &self.limiter)))
             .and_then(|()| {
-                let limits = bill.charge(&key, &self.limiter);
-                if limits.is_admitted() {
-                    Ok(limits)
+                let decision = bill.charge(&key, &self.limiter);
+                if decision.is_admitted() {
+                    Ok(decision)
                 } else {
+                    let limits = bill.standing(&key, &decision).to_report();
                     Err(Denial::rate_limited(limits))
                 }
             });
         match admitted {
-            Ok(limits) => {
+            Ok(decision) => {
                 self.count(&key, Outcome::Allowed, now);
                 let principal = KeyPrincipal::new(key, self.realm, bill);
-                Ok(Verified { principal, limits })
+                Ok(Admission {
+                    principal,
+                    decision,
+                })
             }
             Err(denial) => {
                 self.count(&key, Outcome::Refused, now);
@@ -388,6 +409,25 @@ impl Verified {
     /// Takes the two apart.
     pub fn into_parts(self) -> (KeyPrincipal, LimitReport) {
         (self.principal, self.limits)
+    }
+}
+
+impl From<Admission> for Verified {
+    fn from(admission: Admission) -> Self {
+        let limits = admission.standing().to_report();
+        Self {
+            principal: admission.principal,
+            limits,
+        }
+    }
+}
+
+impl Admission {
+    /// What is left of the limits that were charged.
+    #[inline]
+    pub(crate) fn standing(&self) -> Standing<'_> {
+        let KeyPrincipal { key, bill, .. } = &self.principal;
+        bill.standing(key, &self.decision)
     }
 }
 

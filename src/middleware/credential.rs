@@ -161,12 +161,13 @@ impl CredentialSources {
         }
     }
 
-    /// How `Vary` names the header that a credential came in.
-    pub(super) fn varies_by(&self, source: Source) -> Option<&HeaderValue> {
+    /// What caches must be told of the answer to a credential from `source`.
+    #[inline]
+    pub(super) fn caches(&self, source: Source) -> Caches {
         match source {
-            Source::Header(index) => Some(&self.headers[index].written),
-            // Caches know of this one (RFC 9111 §3.5), and by the URI they tell answers apart.
-            Source::Authorization | Source::Query => None,
+            Source::Authorization => Caches::Know,
+            Source::Header(index) => Caches::Vary(self.headers[index].written.clone()),
+            Source::Query => Caches::Private,
         }
     }
 
@@ -238,6 +239,16 @@ pub(super) enum Source {
     /// The header at that place among the sources.
     Header(usize),
     Query,
+}
+
+/// What caches must be told of an answer.
+pub(super) enum Caches {
+    /// Nothing: of `Authorization` they know (RFC 9111 §3.5).
+    Know,
+    /// That it is for this client only. By the URI they tell answers apart.
+    Private,
+    /// That also, and that it depends on this header.
+    Vary(HeaderValue),
 }
 
 impl<'r> Found<'r> {

@@ -6,14 +6,14 @@ use http::{Method, Request, Response};
 use tower_service::Service;
 
 use super::DenialBody;
-use super::credential::{Found, client_address};
+use super::credential::{Caches, Found, Source, client_address};
 use super::future::{ResponseFuture, Waiting};
 use super::layer::Policy;
 use super::owed::{Owed, Place};
 use super::response::refuse;
 use crate::denial::{Denial, DenialReason};
 use crate::principal::KeyPrincipal;
-use crate::verify::{Attempt, Step, Verified};
+use crate::verify::{Admission, Attempt, Step};
 
 /// The service that [`ApiKeyLayer`](super::ApiKeyLayer) makes. Cloning costs a reference count
 /// beside the clone of the inner service.
@@ -61,13 +61,13 @@ where
             let outcome = keys.extend(principal, &policy.needs);
             policy.withhold_credentials(&mut request);
             return match outcome {
-                Ok(verified) => {
+                Ok(admission) => {
                     let place = if nested {
                         Place::Nested
                     } else {
-                        Place::Outermost(None)
+                        policy.outermost(None)
                     };
-                    let owed = admit(verified, place, &self.policy, &mut request);
+                    let owed = admit(admission, place, &mut request);
                     ResponseFuture::inner(self.inner.call(request), Some(owed))
                 }
                 Err(denial) => ResponseFuture::refused(refuse(policy, &denial, request, nested)),
@@ -92,10 +92,10 @@ where
         } else {
             policy.sources.remove(source, &mut request);
         }
-        let place = Place::Outermost(Some(source));
+        let place = policy.outermost(Some(source));
         match step {
-            Step::Done(Ok(verified)) => {
-                let owed = admit(verified, place, &self.policy, &mut request);
+            Step::Done(Ok(admission)) => {
+                let owed = admit(admission, place, &mut request);
                 ResponseFuture::inner(self.inner.call(request), Some(owed))
             }
             Step::Done(Err(denial)) => self.refuse(&denial, request),
@@ -160,24 +160,25 @@ impl Policy {
             self.sources.remove_all(request);
         }
     }
+
+    /// The place of the layer that looks for the key, and found it in `source` unless a test gave
+    /// the principal.
+    #[inline]
+    fn outermost(&self, source: Option<Source>) -> Place {
+        Place::Outermost {
+            legacy_headers: self.legacy_headers,
+            caches: source.map_or(Caches::Know, |source| self.sources.caches(source)),
+        }
+    }
 }
 
 /// Lets a verified request through: what the handler sees, and what is owed to its answer.
-pub(super) fn admit<B>(
-    verified: Verified,
-    place: Place,
-    policy: &Arc<Policy>,
-    request: &mut Request<B>,
-) -> Owed {
-    let (mut principal, limits) = verified.into_parts();
-    principal.answered = true;
-    request.extensions_mut().insert(principal.clone());
-    Owed {
-        principal,
-        limits,
-        place,
-        policy: Arc::clone(policy),
-    }
+#[inline]
+pub(super) fn admit<B>(mut admission: Admission, place: Place, request: &mut Request<B>) -> Owed {
+    admission.principal.answered = true;
+    let principal = admission.principal.clone();
+    request.extensions_mut().insert(principal);
+    Owed { admission, place }
 }
 
 fn is_preflight<B>(request: &Request<B>) -> bool {
