@@ -73,9 +73,12 @@ pub(crate) struct Admission {
 
 /// How far verification came without waiting.
 pub(crate) enum Step {
-    Done(Result<Admission, Denial>),
+    /// To the key, at this moment: it has to be [judged](Verifier::judge).
+    Found(Arc<CachedKey>, Moment),
     /// The store has to be asked for one of these.
     Lookup(Candidates),
+    /// To the end.
+    Refused(Denial),
 }
 
 impl Verifier {
@@ -89,19 +92,20 @@ impl Verifier {
         attempt: Attempt<'_>,
         needs: &Requirements,
     ) -> Result<Verified, Denial> {
-        let outcome = match self.begin(attempt, needs) {
-            Step::Done(outcome) => outcome,
-            Step::Lookup(candidates) => self.look_up(candidates, attempt.address, needs).await,
+        let address = attempt.address;
+        let outcome = match self.begin(attempt) {
+            Step::Found(key, now) => self.judge(key, address, needs, now),
+            Step::Lookup(candidates) => self.look_up(candidates, address, needs).await,
+            Step::Refused(denial) => Err(denial),
         };
         outcome.map(Verified::from)
     }
 
-    /// As far as it goes without waiting: all the way for a key in the cache.
-    #[inline]
-    pub(crate) fn begin(&self, attempt: Attempt<'_>, needs: &Requirements) -> Step {
+    /// As far as it goes without waiting, and without moving more than a key in the cache takes.
+    pub(crate) fn begin(&self, attempt: Attempt<'_>) -> Step {
         let parts = &*self.parts;
         let now = parts.clock.now();
-        let refuse = |reason| Step::Done(Err(parts.fail(reason, attempt.address, now)));
+        let refuse = |reason| Step::Refused(parts.fail(reason, attempt.address, now));
         let Some(candidates) = parts.recognize(attempt.text) else {
             return refuse(DenialReason::Malformed);
         };
@@ -109,9 +113,7 @@ impl Verifier {
         for digest in &candidates {
             match parts.cache.get(digest, now) {
                 // Whatever is known of the others: a text is one key.
-                Cached::Hit(key) => {
-                    return Step::Done(parts.judge(key, attempt.address, needs, now));
-                }
+                Cached::Hit(key) => return Step::Found(key, now),
                 Cached::Absent => absent = true,
                 Cached::Unknown => {}
             }
@@ -120,9 +122,20 @@ impl Verifier {
             return refuse(DenialReason::Unknown);
         }
         match parts.blocked(attempt.address, now) {
-            Some(denial) => Step::Done(Err(denial)),
+            Some(denial) => Step::Refused(denial),
             None => Step::Lookup(candidates),
         }
+    }
+
+    /// The rest of the way, for a key that was found at `now`.
+    pub(crate) fn judge(
+        &self,
+        key: Arc<CachedKey>,
+        address: Option<IpAddr>,
+        needs: &Requirements,
+        now: Moment,
+    ) -> Result<Admission, Denial> {
+        self.parts.judge(key, address, needs, now)
     }
 
     /// The rest of the way, for a key that the cache does not know.
@@ -244,7 +257,6 @@ impl Parts {
     }
 
     /// Decides on a key that was found, and counts the request.
-    #[inline]
     fn judge(
         &self,
         key: Arc<CachedKey>,
@@ -260,33 +272,25 @@ impl Parts {
             return Err(self.fail(reason, address, now).of_key(key.record.id));
         }
         let bill = Bill::new(&key, needs, now);
-        let admitted = check_address(&key, address)
-            .and_then(|()| check_scopes(&key, needs))
+        let refuse = |denial: Denial| {
+            self.count(&key, Outcome::Refused, now);
+            Err(denial.of_key(key.record.id))
+        };
+        if let Err(denial) = check_address(&key, address).and_then(|()| check_scopes(&key, needs)) {
             // The answer to a verified key tells its limits, also where nothing is charged.
-            .map_err(|denial| denial.with_limits(bill.ask(&key, &self.limiter)))
-            .and_then(|()| {
-                let decision = bill.charge(&key, &self.limiter);
-                if decision.is_admitted() {
-                    Ok(decision)
-                } else {
-                    let limits = bill.standing(&key, &decision).to_report();
-                    Err(Denial::rate_limited(limits))
-                }
-            });
-        match admitted {
-            Ok(decision) => {
-                self.count(&key, Outcome::Allowed, now);
-                let principal = KeyPrincipal::new(key, self.realm, bill);
-                Ok(Admission {
-                    principal,
-                    decision,
-                })
-            }
-            Err(denial) => {
-                self.count(&key, Outcome::Refused, now);
-                Err(denial.of_key(key.record.id))
-            }
+            return refuse(denial.with_limits(bill.ask(&key, &self.limiter)));
         }
+        let decision = bill.charge(&key, &self.limiter);
+        if !decision.is_admitted() {
+            let limits = bill.standing(&key, &decision).to_report();
+            return refuse(Denial::rate_limited(limits));
+        }
+        self.count(&key, Outcome::Allowed, now);
+        let principal = KeyPrincipal::new(key, self.realm, bill);
+        Ok(Admission {
+            principal,
+            decision,
+        })
     }
 
     fn check_status(&self, key: &CachedKey, now: Moment) -> Result<(), DenialReason> {

@@ -99,11 +99,11 @@ where
                         policy,
                     } = *waiting.take().expect("a lookup ends once");
                     match verdict {
-                        Ok(admission) => {
-                            let owed = admit(admission, place, &mut request);
+                        Ok(mut admission) => {
+                            admit(&mut admission, &mut request);
                             State::Inner {
                                 future: service.call(request),
-                                owed: Some(owed),
+                                owed: Some(Owed { admission, place }),
                             }
                         }
                         Err(denial) => {

@@ -61,14 +61,15 @@ where
             let outcome = keys.extend(principal, &policy.needs);
             policy.withhold_credentials(&mut request);
             return match outcome {
-                Ok(admission) => {
+                Ok(mut admission) => {
                     let place = if nested {
                         Place::Nested
                     } else {
                         policy.outermost(None)
                     };
-                    let owed = admit(admission, place, &mut request);
-                    ResponseFuture::inner(self.inner.call(request), Some(owed))
+                    admit(&mut admission, &mut request);
+                    let owed = Some(Owed { admission, place });
+                    ResponseFuture::inner(self.inner.call(request), owed)
                 }
                 Err(denial) => ResponseFuture::refused(refuse(policy, &denial, request, nested)),
             };
@@ -84,8 +85,8 @@ where
         };
         let address = client_address(&request);
         let step = match text {
-            [] => Step::Done(Err(keys.refuse_text(DenialReason::Empty, address))),
-            text => keys.begin(Attempt::of_bytes(text).from_address(address), &policy.needs),
+            [] => Step::Refused(keys.refuse_text(DenialReason::Empty, address)),
+            text => keys.begin(Attempt::of_bytes(text).from_address(address)),
         };
         if policy.keep_credential {
             policy.sources.mark_sensitive(source, &mut request);
@@ -94,11 +95,15 @@ where
         }
         let place = policy.outermost(Some(source));
         match step {
-            Step::Done(Ok(admission)) => {
-                let owed = admit(admission, place, &mut request);
-                ResponseFuture::inner(self.inner.call(request), Some(owed))
-            }
-            Step::Done(Err(denial)) => self.refuse(&denial, request),
+            Step::Found(key, now) => match keys.judge(key, address, &policy.needs, now) {
+                Ok(mut admission) => {
+                    admit(&mut admission, &mut request);
+                    let owed = Some(Owed { admission, place });
+                    ResponseFuture::inner(self.inner.call(request), owed)
+                }
+                Err(denial) => self.refuse(&denial, request),
+            },
+            Step::Refused(denial) => self.refuse(&denial, request),
             Step::Lookup(candidates) => {
                 let policy = Arc::clone(&self.policy);
                 let lookup = Box::pin(async move {
@@ -172,13 +177,12 @@ impl Policy {
     }
 }
 
-/// Lets a verified request through: what the handler sees, and what is owed to its answer.
+/// Lets a verified request through: this is what the handler sees.
 #[inline]
-pub(super) fn admit<B>(mut admission: Admission, place: Place, request: &mut Request<B>) -> Owed {
+pub(super) fn admit<B>(admission: &mut Admission, request: &mut Request<B>) {
     admission.principal.answered = true;
     let principal = admission.principal.clone();
     request.extensions_mut().insert(principal);
-    Owed { admission, place }
 }
 
 fn is_preflight<B>(request: &Request<B>) -> bool {
