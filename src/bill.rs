@@ -8,7 +8,8 @@ use smallvec::SmallVec;
 use crate::cache::CachedKey;
 use crate::clock::Moment;
 use crate::limit::{
-    Charge, Decision, LimitReport, LimitSpace, LocalLimiter, RateLimit, RateLimits, Subject,
+    Charge, Decision, LimitReport, LimitSpace, LocalLimiter, RateLimit, RateLimits, Standing,
+    Subject,
 };
 use crate::requirements::{Cost, LimitBy, Requirements};
 
@@ -88,24 +89,37 @@ impl Bill {
 
     /// Charges this bill, without those before it: all of it, or nothing.
     #[inline]
-    pub(crate) fn charge(&self, key: &CachedKey, limiter: &LocalLimiter) -> LimitReport {
+    pub(crate) fn charge(&self, key: &CachedKey, limiter: &LocalLimiter) -> Decision {
         self.hold(key, limiter, self.cost.units())
     }
 
     /// How it stands with the limits of this bill, without those before it.
     pub(crate) fn ask(&self, key: &CachedKey, limiter: &LocalLimiter) -> LimitReport {
-        self.hold(key, limiter, 0)
+        let decision = self.hold(key, limiter, 0);
+        self.standing(key, &decision).to_report()
     }
 
     #[inline]
-    fn hold(&self, key: &CachedKey, limiter: &LocalLimiter, cost: u64) -> LimitReport {
-        let base = self.base(key);
-        if base.is_empty() && self.route.is_empty() {
-            return LimitReport::default();
+    fn hold(&self, key: &CachedKey, limiter: &LocalLimiter, cost: u64) -> Decision {
+        if self.base(key).is_empty() && self.route.is_empty() {
+            return Decision::default();
         }
         let charges = self.charges(key, cost);
-        let decision = limiter.acquire(subject(key, self.by), &charges, self.at);
-        LimitReport::new(base.clone(), self.route.clone(), decision)
+        limiter.acquire(subject(key, self.by), &charges, self.at)
+    }
+
+    /// What `decision`, which was made on this bill, says of its limits.
+    #[inline]
+    pub(crate) fn standing<'a>(
+        &'a self,
+        key: &'a CachedKey,
+        decision: &'a Decision,
+    ) -> Standing<'a> {
+        Standing {
+            base: self.base(key),
+            route: &self.route,
+            decision,
+        }
     }
 
     /// Takes back what was charged by this bill, without those before it.
@@ -175,6 +189,7 @@ impl Bill {
         iter::successors(self.earlier.as_deref(), |bill| bill.earlier.as_deref())
     }
 
+    #[inline]
     fn base<'a>(&'a self, key: &'a CachedKey) -> &'a RateLimits {
         match &self.base {
             Base::Own => &key.record.limits,
@@ -183,10 +198,15 @@ impl Bill {
     }
 
     fn charges<'a>(&'a self, key: &'a CachedKey, cost: u64) -> SmallVec<[Charge<'a>; 2]> {
-        let charge = |space| move |limit| Charge { limit, space, cost };
-        let of_base = self.base(key).iter().map(charge(LimitSpace::Key));
-        let of_route = self.route.iter().map(charge(LimitSpace::Route));
-        of_base.chain(of_route).collect()
+        let mut charges = SmallVec::new();
+        let mut charge = |limits: &'a RateLimits, space| {
+            for limit in limits {
+                charges.push(Charge { limit, space, cost });
+            }
+        };
+        charge(self.base(key), LimitSpace::Key);
+        charge(&self.route, LimitSpace::Route);
+        charges
     }
 }
 

@@ -25,7 +25,7 @@ use crate::denial::{Denial, DenialReason};
 use crate::failures::FailureLimiter;
 use crate::invalidation::Publisher;
 use crate::key::{Candidates, KeyDigest, KeyFormat, KeyHasher, MAX_KEY_LEN};
-use crate::limit::{LimitReport, LocalLimiter};
+use crate::limit::{Decision, LimitReport, LocalLimiter, Standing};
 use crate::principal::{KeyPrincipal, Realm};
 use crate::record::{KeyId, KeyStatus};
 use crate::requirements::Requirements;
@@ -55,7 +55,7 @@ pub(crate) struct Parts {
 /// What a client presents.
 #[derive(Clone, Copy)]
 pub struct Attempt<'a> {
-    text: &'a str,
+    text: &'a [u8],
     address: Option<IpAddr>,
 }
 
@@ -66,11 +66,21 @@ pub struct Verified {
     limits: LimitReport,
 }
 
+/// As [`Verified`], but for the report, which is made when it is asked for.
+pub(crate) struct Admission {
+    pub(crate) principal: KeyPrincipal,
+    /// How the limits stand that were charged: those of the principal's bill.
+    pub(crate) decision: Decision,
+}
+
 /// How far verification came without waiting.
 pub(crate) enum Step {
-    Done(Result<Verified, Denial>),
+    /// To the key, at this moment: it has to be [judged](Verifier::judge).
+    Found(Arc<CachedKey>, Moment),
     /// The store has to be asked for one of these.
     Lookup(Candidates),
+    /// To the end.
+    Refused(Denial),
 }
 
 impl Verifier {
@@ -84,17 +94,20 @@ impl Verifier {
         attempt: Attempt<'_>,
         needs: &Requirements,
     ) -> Result<Verified, Denial> {
-        match self.begin(attempt, needs) {
-            Step::Done(outcome) => outcome,
-            Step::Lookup(candidates) => self.look_up(candidates, attempt.address, needs).await,
-        }
+        let address = attempt.address;
+        let outcome = match self.begin(attempt) {
+            Step::Found(key, now) => self.judge(key, address, needs, now),
+            Step::Lookup(candidates) => self.look_up(candidates, address, needs).await,
+            Step::Refused(denial) => Err(denial),
+        };
+        outcome.map(Verified::from)
     }
 
-    /// As far as it goes without waiting: all the way for a key in the cache.
-    pub(crate) fn begin(&self, attempt: Attempt<'_>, needs: &Requirements) -> Step {
+    /// As far as it goes without waiting, and without moving more than a key in the cache takes.
+    pub(crate) fn begin(&self, attempt: Attempt<'_>) -> Step {
         let parts = &*self.parts;
         let now = parts.clock.now();
-        let refuse = |reason| Step::Done(Err(parts.fail(reason, attempt.address, now)));
+        let refuse = |reason| Step::Refused(parts.fail(reason, attempt.address, now));
         let Some(candidates) = parts.recognize(attempt.text) else {
             return refuse(DenialReason::Malformed);
         };
@@ -102,9 +115,7 @@ impl Verifier {
         for digest in &candidates {
             match parts.cache.get(digest, now) {
                 // Whatever is known of the others: a text is one key.
-                Cached::Hit(key) => {
-                    return Step::Done(parts.judge(key, attempt.address, needs, now));
-                }
+                Cached::Hit(key) => return Step::Found(key, now),
                 Cached::Absent => absent = true,
                 Cached::Unknown => {}
             }
@@ -113,9 +124,20 @@ impl Verifier {
             return refuse(DenialReason::Unknown);
         }
         match parts.blocked(attempt.address, now) {
-            Some(denial) => Step::Done(Err(denial)),
+            Some(denial) => Step::Refused(denial),
             None => Step::Lookup(candidates),
         }
+    }
+
+    /// The rest of the way, for a key that was found at `now`.
+    pub(crate) fn judge(
+        &self,
+        key: Arc<CachedKey>,
+        address: Option<IpAddr>,
+        needs: &Requirements,
+        now: Moment,
+    ) -> Result<Admission, Denial> {
+        self.parts.judge(key, address, needs, now)
     }
 
     /// The rest of the way, for a key that the cache does not know.
@@ -124,7 +146,7 @@ impl Verifier {
         candidates: Candidates,
         address: Option<IpAddr>,
         needs: &Requirements,
-    ) -> Result<Verified, Denial> {
+    ) -> Result<Admission, Denial> {
         let parts = &*self.parts;
         for digest in &candidates {
             let loaded = parts.cache.load(digest).await;
@@ -152,7 +174,7 @@ impl Verifier {
         &self,
         principal: &KeyPrincipal,
         needs: &Requirements,
-    ) -> Result<Verified, Denial> {
+    ) -> Result<Admission, Denial> {
         let parts = &*self.parts;
         let now = parts.clock.now();
         let key = &principal.key;
@@ -164,15 +186,22 @@ impl Verifier {
         check_scopes(key, needs).map_err(|denial| {
             of_key(denial).with_limits(bill.foresee(key, &parts.limiter, false))
         })?;
-        let limits = bill.charge(key, &parts.limiter);
-        if !limits.is_admitted() {
+        let decision = bill.charge(key, &parts.limiter);
+        if !decision.is_admitted() {
             let whole = bill.foresee(key, &parts.limiter, true);
             // Something was taken back meanwhile: then what was found at first is the reason.
-            let limits = if whole.is_admitted() { limits } else { whole };
+            let limits = if whole.is_admitted() {
+                bill.standing(key, &decision).to_report()
+            } else {
+                whole
+            };
             return Err(of_key(Denial::rate_limited(limits)));
         }
         let principal = principal.with_bill(bill);
-        Ok(Verified { principal, limits })
+        Ok(Admission {
+            principal,
+            decision,
+        })
     }
 
     /// Takes back what a layer has charged for a request that a nested one refused. The outermost
@@ -215,15 +244,15 @@ impl Verifier {
 
 impl Parts {
     /// The digests to look for, if the text can be a key at all.
-    fn recognize(&self, text: &str) -> Option<Candidates> {
+    fn recognize(&self, text: &[u8]) -> Option<Candidates> {
         if text.is_empty() || text.len() > MAX_KEY_LEN {
             return None;
         }
-        if self.format.parse(text).is_ok() {
+        if self.format.matches(text) {
             // An imported key may have the format too, and is stored without a pepper.
             Some(self.hasher.candidates(text, self.accept_imported))
-        } else if self.accept_imported && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            Some(SmallVec::from_buf([KeyDigest::sha256(text)]))
+        } else if self.accept_imported && text.iter().all(u8::is_ascii_graphic) {
+            Some(SmallVec::from_buf([KeyDigest::sha256_of(text)]))
         } else {
             None
         }
@@ -236,7 +265,7 @@ impl Parts {
         address: Option<IpAddr>,
         needs: &Requirements,
         now: Moment,
-    ) -> Result<Verified, Denial> {
+    ) -> Result<Admission, Denial> {
         if let Err(reason) = self
             .check_status(&key, now)
             .and_then(|()| self.check_kind(&key, needs))
@@ -245,29 +274,25 @@ impl Parts {
             return Err(self.fail(reason, address, now).of_key(key.record.id));
         }
         let bill = Bill::new(&key, needs, now);
-        let admitted = check_address(&key, address)
-            .and_then(|()| check_scopes(&key, needs))
+        let refuse = |denial: Denial| {
+            self.count(&key, Outcome::Refused, now);
+            Err(denial.of_key(key.record.id))
+        };
+        if let Err(denial) = check_address(&key, address).and_then(|()| check_scopes(&key, needs)) {
             // The answer to a verified key tells its limits, also where nothing is charged.
-            .map_err(|denial| denial.with_limits(bill.ask(&key, &self.limiter)))
-            .and_then(|()| {
-                let limits = bill.charge(&key, &self.limiter);
-                if limits.is_admitted() {
-                    Ok(limits)
-                } else {
-                    Err(Denial::rate_limited(limits))
-                }
-            });
-        match admitted {
-            Ok(limits) => {
-                self.count(&key, Outcome::Allowed, now);
-                let principal = KeyPrincipal::new(key, self.realm, bill);
-                Ok(Verified { principal, limits })
-            }
-            Err(denial) => {
-                self.count(&key, Outcome::Refused, now);
-                Err(denial.of_key(key.record.id))
-            }
+            return refuse(denial.with_limits(bill.ask(&key, &self.limiter)));
         }
+        let decision = bill.charge(&key, &self.limiter);
+        if !decision.is_admitted() {
+            let limits = bill.standing(&key, &decision).to_report();
+            return refuse(Denial::rate_limited(limits));
+        }
+        self.count(&key, Outcome::Allowed, now);
+        let principal = KeyPrincipal::new(key, self.realm, bill);
+        Ok(Admission {
+            principal,
+            decision,
+        })
     }
 
     fn check_status(&self, key: &CachedKey, now: Moment) -> Result<(), DenialReason> {
@@ -350,6 +375,11 @@ impl<'a> Attempt<'a> {
     /// The text of a key, from a client whose address is not known. A key with
     /// `allowed_addresses` is refused.
     pub fn new(text: &'a str) -> Self {
+        Self::of_bytes(text.as_bytes())
+    }
+
+    /// As [`Attempt::new`], for bytes that may not even be a text.
+    pub(crate) fn of_bytes(text: &'a [u8]) -> Self {
         Self {
             text,
             address: None,
@@ -385,6 +415,25 @@ impl Verified {
     /// Takes the two apart.
     pub fn into_parts(self) -> (KeyPrincipal, LimitReport) {
         (self.principal, self.limits)
+    }
+}
+
+impl From<Admission> for Verified {
+    fn from(admission: Admission) -> Self {
+        let limits = admission.standing().to_report();
+        Self {
+            principal: admission.principal,
+            limits,
+        }
+    }
+}
+
+impl Admission {
+    /// What is left of the limits that were charged.
+    #[inline]
+    pub(crate) fn standing(&self) -> Standing<'_> {
+        let KeyPrincipal { key, bill, .. } = &self.principal;
+        bill.standing(key, &self.decision)
     }
 }
 

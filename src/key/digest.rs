@@ -21,6 +21,12 @@ pub struct KeyDigest([u8; 32]);
 impl KeyDigest {
     /// The SHA-256 of `text`.
     pub fn sha256(text: &str) -> Self {
+        Self::sha256_of(text.as_bytes())
+    }
+
+    /// As [`KeyDigest::sha256`], for bytes that may not even be a text.
+    #[inline]
+    pub(crate) fn sha256_of(text: &[u8]) -> Self {
         Self(Sha256::digest(text).into())
     }
 
@@ -165,9 +171,9 @@ impl Pepper {
         &self.id
     }
 
-    fn digest(&self, text: &str) -> KeyDigest {
+    fn digest(&self, text: impl AsRef<[u8]>) -> KeyDigest {
         let mut mac = self.keyed.clone();
-        mac.update(text.as_bytes());
+        mac.update(text.as_ref());
         KeyDigest(mac.finalize().into_bytes().into())
     }
 }
@@ -247,12 +253,14 @@ impl KeyHasher {
 
     /// Every digest under which `text` may be stored, the likeliest first. `plain` adds SHA-256
     /// without a pepper, which is how imported keys are stored.
-    pub(crate) fn candidates(&self, text: &str, plain: bool) -> Candidates {
+    #[inline]
+    pub(crate) fn candidates(&self, text: &[u8], plain: bool) -> Candidates {
         let mut candidates = Candidates::new();
-        let peppers = self.current.iter().chain(&self.previous);
-        candidates.extend(peppers.map(|pepper| pepper.digest(text)));
+        for pepper in self.current.iter().chain(&self.previous) {
+            candidates.push(pepper.digest(text));
+        }
         if self.unpeppered || plain || self.current.is_none() {
-            candidates.push(KeyDigest::sha256(text));
+            candidates.push(KeyDigest::sha256_of(text));
         }
         candidates
     }
@@ -312,15 +320,15 @@ mod tests {
         let plain = KeyDigest::sha256("text");
         let both = KeyHasher::peppered(pepper("new")).accept(pepper("older"));
         let expected = [pepper("new").digest("text"), pepper("older").digest("text")];
-        assert_eq!(both.candidates("text", false).as_slice(), expected);
+        assert_eq!(both.candidates(b"text", false).as_slice(), expected);
         assert_eq!(both.digest("text"), (expected[0], Some("new".to_owned())));
-        assert_eq!(both.candidates("text", true).last(), Some(&plain));
+        assert_eq!(both.candidates(b"text", true).last(), Some(&plain));
         assert_eq!(
-            both.accept_unpeppered().candidates("text", false).last(),
+            both.accept_unpeppered().candidates(b"text", false).last(),
             Some(&plain)
         );
         assert_eq!(
-            KeyHasher::sha256().candidates("text", false).as_slice(),
+            KeyHasher::sha256().candidates(b"text", false).as_slice(),
             [plain]
         );
         assert!(Pepper::new("short", &[0; 31]).is_err());

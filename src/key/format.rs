@@ -4,7 +4,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use zeroize::Zeroizing;
 
-use super::{ApiKey, MAX_KEY_LEN};
+use super::ApiKey;
 
 /// What the keys of an application look like: which prefixes and environments there are.
 ///
@@ -140,32 +140,33 @@ impl KeyFormat {
     ///
     /// [`Malformed`] when it is not.
     pub fn parse<'a>(&'a self, text: &'a str) -> Result<KeyText<'a>, Malformed> {
-        if text.len() > MAX_KEY_LEN || !text.is_ascii() {
-            return Err(Malformed);
-        }
-        let head_len = text.len().checked_sub(BODY_LEN).ok_or(Malformed)?;
-        let (head, body) = text.split_at(head_len);
-        let head = self
-            .heads
-            .iter()
-            .find(|known| known.text == head)
-            .ok_or(Malformed)?;
-        // Without a short circuit, which is faster here.
-        if !body
-            .bytes()
-            .fold(true, |valid, byte| valid & byte.is_ascii_alphanumeric())
-        {
-            return Err(Malformed);
-        }
-        let (summed, sum) = text.as_bytes().split_at(text.len() - CHECKSUM_LEN);
-        if checksum(summed) != sum {
-            return Err(Malformed);
-        }
+        let head = self.head_of(text.as_bytes()).ok_or(Malformed)?;
         Ok(KeyText {
             prefix: head.prefix(self),
             environment: head.environment(self),
-            start: &text[..head_len + START_DIGITS],
+            start: &text[..head.text.len() + START_DIGITS],
         })
+    }
+
+    /// As [`KeyFormat::parse`], for bytes that may not even be a text.
+    pub(crate) fn matches(&self, text: &[u8]) -> bool {
+        self.head_of(text).is_some()
+    }
+
+    /// What `text` starts with, if it is a key of this format.
+    fn head_of(&self, text: &[u8]) -> Option<&Head> {
+        let (head, body) = text.split_at(text.len().checked_sub(BODY_LEN)?);
+        let head = self
+            .heads
+            .iter()
+            .find(|ours| ours.text.as_bytes() == head)?;
+        // Without a short circuit, which is faster here.
+        let is_valid = |valid, byte: &u8| valid & byte.is_ascii_alphanumeric();
+        if !body.iter().fold(true, is_valid) {
+            return None;
+        }
+        let (summed, sum) = text.split_at(text.len() - CHECKSUM_LEN);
+        (checksum(summed) == sum).then_some(head)
     }
 
     /// The regular expression that finds this format's keys in any text, for leak scanners.

@@ -23,4 +23,5 @@ pub use decision::{Decision, LimitStatus, Verdict};
 pub use local::{Charge, LimitSpace, LocalLimiter, Subject, SubjectId};
 pub use policy::{InvalidLimit, RateLimit, RateLimits};
 pub use report::LimitReport;
+pub(crate) use report::Standing;
 pub use window::Window;

@@ -11,6 +11,16 @@ pub struct LimitReport {
     decision: Decision,
 }
 
+/// What a [`LimitReport`] tells, by reference: most requests never need the report itself.
+#[derive(Clone, Copy)]
+pub(crate) struct Standing<'a> {
+    /// The limits of the key, or a layer's defaults in their place.
+    pub(crate) base: &'a RateLimits,
+    /// The limits of the route.
+    pub(crate) route: &'a RateLimits,
+    pub(crate) decision: &'a Decision,
+}
+
 impl LimitReport {
     pub(crate) fn new(base: RateLimits, route: RateLimits, decision: Decision) -> Self {
         Self {
@@ -22,10 +32,7 @@ impl LimitReport {
 
     /// Each limit and how it stands.
     pub fn iter(&self) -> impl Iterator<Item = (&RateLimit, &LimitStatus)> + Clone {
-        self.base
-            .iter()
-            .chain(&self.route)
-            .zip(self.decision.statuses())
+        self.standing().iter()
     }
 
     /// Whether there was no limit at all.
@@ -51,10 +58,27 @@ impl LimitReport {
         self.decision.retry_after()
     }
 
+    pub(crate) fn standing(&self) -> Standing<'_> {
+        Standing {
+            base: &self.base,
+            route: &self.route,
+            decision: &self.decision,
+        }
+    }
+}
+
+impl<'a> Standing<'a> {
+    /// Each limit and how it stands.
+    #[inline]
+    pub(crate) fn iter(self) -> impl Iterator<Item = (&'a RateLimit, &'a LimitStatus)> + Clone {
+        let limits = self.base.iter().chain(self.route);
+        limits.zip(self.decision.statuses())
+    }
+
     /// As [`iter`](Self::iter), with whose limit each is: two that look alike may not be one.
     pub(crate) fn iter_spaces(
-        &self,
-    ) -> impl Iterator<Item = (LimitSpace, &RateLimit, &LimitStatus)> {
+        self,
+    ) -> impl Iterator<Item = (LimitSpace, &'a RateLimit, &'a LimitStatus)> {
         let of_key = self.base.len();
         self.iter()
             .enumerate()
@@ -68,13 +92,8 @@ impl LimitReport {
             })
     }
 
-    /// The limits of the key, or a layer's defaults in their place.
-    pub(crate) fn base(&self) -> &RateLimits {
-        &self.base
-    }
-
-    /// The limits of the route.
-    pub(crate) fn route(&self) -> &RateLimits {
-        &self.route
+    /// The report that says the same.
+    pub(crate) fn to_report(self) -> LimitReport {
+        LimitReport::new(self.base.clone(), self.route.clone(), self.decision.clone())
     }
 }

@@ -99,19 +99,17 @@ impl CredentialSources {
     /// Looks into every source.
     pub(super) fn find<'r, B>(&self, request: &'r Request<B>) -> Found<'r> {
         let mut found = Found::Nothing;
-        if !self.schemes.is_empty() {
-            let mut lines = request.headers().get_all(AUTHORIZATION).iter();
-            if let Some(line) = lines.next() {
-                if lines.next().is_some() {
+        let mut authorization = false;
+        // One walk costs less than a lookup for each source, and meets every line.
+        for (name, line) in request.headers() {
+            if name == AUTHORIZATION && !self.schemes.is_empty() {
+                if std::mem::replace(&mut authorization, true) {
                     return Found::Several;
                 }
                 if let Some(credential) = self.after_scheme(line) {
                     found.add(Source::Authorization, credential);
                 }
-            }
-        }
-        for (index, header) in self.headers.iter().enumerate() {
-            for line in request.headers().get_all(&header.name) {
+            } else if let Some(index) = self.headers.iter().position(|ours| ours.name == name) {
                 found.add(Source::Header(index), line.as_bytes());
             }
         }
@@ -163,12 +161,13 @@ impl CredentialSources {
         }
     }
 
-    /// How `Vary` names the header that a credential came in.
-    pub(super) fn varies_by(&self, source: Source) -> Option<&HeaderValue> {
+    /// What caches must be told of the answer to a credential from `source`.
+    #[inline]
+    pub(super) fn caches(&self, source: Source) -> Caches {
         match source {
-            Source::Header(index) => Some(&self.headers[index].written),
-            // Caches know of this one (RFC 9111 §3.5), and by the URI they tell answers apart.
-            Source::Authorization | Source::Query => None,
+            Source::Authorization => Caches::Know,
+            Source::Header(index) => Caches::Vary(self.headers[index].written.clone()),
+            Source::Query => Caches::Private,
         }
     }
 
@@ -191,8 +190,13 @@ impl CredentialSources {
         let line = line.as_bytes();
         let mut rest = self.schemes.iter().find_map(|ours| {
             let (scheme, rest) = line.split_at_checked(ours.len())?;
-            let ends_here = rest.first().is_none_or(|&byte| !is_token(byte));
-            (ends_here && scheme.eq_ignore_ascii_case(ours.as_bytes())).then_some(rest)
+            let ends_here = match rest.first() {
+                None | Some(b' ') => true,
+                Some(&byte) => !is_token(byte),
+            };
+            let ours = ours.as_bytes();
+            // Most clients write it as we do, which is seen at once.
+            (ends_here && (scheme == ours || scheme.eq_ignore_ascii_case(ours))).then_some(rest)
         })?;
         while let [b' ', after @ ..] = rest {
             rest = after;
@@ -235,6 +239,16 @@ pub(super) enum Source {
     /// The header at that place among the sources.
     Header(usize),
     Query,
+}
+
+/// What caches must be told of an answer.
+pub(super) enum Caches {
+    /// Nothing: of `Authorization` they know (RFC 9111 §3.5).
+    Know,
+    /// That it is for this client only. By the URI they tell answers apart.
+    Private,
+    /// That also, and that it depends on this header.
+    Vary(HeaderValue),
 }
 
 impl<'r> Found<'r> {

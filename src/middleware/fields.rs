@@ -7,32 +7,32 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use crate::limit::{LimitReport, LimitSpace, LimitStatus, RateLimit};
+use crate::limit::{LimitSpace, LimitStatus, RateLimit, Standing};
 
 /// Writes how it stands with the limits of one layer, and with those of nested ones.
 pub(super) fn write_limits<'a>(
     headers: &mut HeaderMap,
     legacy: bool,
-    own: Option<&'a LimitReport>,
-    mut nested: impl Iterator<Item = &'a LimitReport> + Clone,
+    own: Option<Standing<'a>>,
+    mut nested: impl Iterator<Item = Standing<'a>> + Clone,
 ) {
     match (own, nested.clone().next()) {
-        (Some(report), None) | (None, Some(report)) if nested.nth(1).is_none() => {
-            write_report(headers, legacy, report);
+        (Some(limits), None) | (None, Some(limits)) if nested.nth(1).is_none() => {
+            write_one(headers, legacy, limits);
         }
         _ => write_merged(headers, legacy, own.into_iter().chain(nested)),
     }
 }
 
-fn write_report(headers: &mut HeaderMap, legacy: bool, report: &LimitReport) {
+fn write_one(headers: &mut HeaderMap, legacy: bool, standing: Standing<'_>) {
     // Written once for each key and each layer, so here they only cost a reference count.
-    for limits in [report.base(), report.route()] {
+    for limits in [standing.base, standing.route] {
         if !limits.is_empty() {
             append_policy(headers, limits.policy_field());
         }
     }
-    if !report.is_empty() {
-        write_state(headers, legacy, report.iter());
+    if !standing.decision.statuses().is_empty() {
+        write_state(headers, legacy, standing.iter());
     }
 }
 
@@ -40,10 +40,10 @@ fn write_report(headers: &mut HeaderMap, legacy: bool, report: &LimitReport) {
 fn write_merged<'a>(
     headers: &mut HeaderMap,
     legacy: bool,
-    reports: impl Iterator<Item = &'a LimitReport>,
+    all: impl Iterator<Item = Standing<'a>>,
 ) {
     let mut merged: Vec<(LimitSpace, &RateLimit, &LimitStatus)> = Vec::new();
-    for (space, limit, status) in reports.flat_map(LimitReport::iter_spaces) {
+    for (space, limit, status) in all.flat_map(Standing::iter_spaces) {
         match merged
             .iter_mut()
             .find(|(of, known, _)| (*of, *known) == (space, limit))

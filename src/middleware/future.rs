@@ -14,7 +14,7 @@ use super::owed::{Owed, Place};
 use super::response::refuse;
 use super::service::admit;
 use crate::denial::Denial;
-use crate::verify::Verified;
+use crate::verify::Admission;
 
 pin_project! {
     /// The future of [`ApiKeyService`](super::ApiKeyService).
@@ -39,7 +39,7 @@ pin_project! {
     }
 }
 
-type LookupFuture = Pin<Box<dyn Future<Output = Result<Verified, Denial>> + Send>>;
+type LookupFuture = Pin<Box<dyn Future<Output = Result<Admission, Denial>> + Send>>;
 
 /// What waits for the store.
 pub(super) struct Waiting<S, B> {
@@ -53,6 +53,7 @@ impl<S, B> ResponseFuture<S, B>
 where
     S: Service<Request<B>>,
 {
+    #[inline]
     pub(super) fn inner(future: S::Future, owed: Option<Owed>) -> Self {
         Self {
             state: State::Inner { future, owed },
@@ -98,11 +99,11 @@ where
                         policy,
                     } = *waiting.take().expect("a lookup ends once");
                     match verdict {
-                        Ok(verified) => {
-                            let owed = admit(verified, place, &policy, &mut request);
+                        Ok(mut admission) => {
+                            admit(&mut admission, &mut request);
                             State::Inner {
                                 future: service.call(request),
-                                owed: Some(owed),
+                                owed: Some(Owed { admission, place }),
                             }
                         }
                         Err(denial) => {
@@ -112,11 +113,11 @@ where
                     }
                 }
                 StateProjection::Inner { future, owed } => {
-                    let mut response = ready!(future.poll(cx))?;
-                    if let Some(owed) = owed.take() {
-                        owed.pay(&mut response);
+                    let mut outcome = ready!(future.poll(cx));
+                    if let (Ok(response), Some(owed)) = (&mut outcome, owed) {
+                        owed.pay(response);
                     }
-                    return Poll::Ready(Ok(response));
+                    return Poll::Ready(outcome);
                 }
                 StateProjection::Refused { response } => {
                     return Poll::Ready(Ok(response.take().expect("polled after completion")));

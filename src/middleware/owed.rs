@@ -1,79 +1,79 @@
 //! What a layer owes to the answer of a request that it let through, and what nested layers tell it.
 
-use std::sync::Arc;
-
 use http::header::{CACHE_CONTROL, VARY};
 use http::{Extensions, HeaderMap, HeaderValue, Response};
 
-use super::credential::{CredentialSources, Source};
+use super::credential::Caches;
 use super::fields::write_limits;
-use super::layer::Policy;
-use crate::limit::LimitReport;
-use crate::principal::{KeyPrincipal, Realm};
+use crate::limit::{LimitReport, Standing};
+use crate::principal::Realm;
+use crate::verify::{Admission, Verifier};
 
 /// What is owed to an answer.
+///
+/// It holds nothing that all requests share, or processors would contend for its reference count.
 pub(super) struct Owed {
-    pub(super) principal: KeyPrincipal,
-    pub(super) limits: LimitReport,
+    pub(super) admission: Admission,
     pub(super) place: Place,
-    pub(super) policy: Arc<Policy>,
 }
 
 /// Where a layer stands among those of the same keys.
-#[derive(Clone, Copy)]
 pub(super) enum Place {
-    /// It has verified the key, which came in this source unless a test gave the principal, and
-    /// writes the headers.
-    Outermost(Option<Source>),
+    /// It has verified the key, unless a test gave the principal, and writes the headers.
+    Outermost {
+        legacy_headers: bool,
+        caches: Caches,
+    },
     /// Another one has, and is told what to write.
     Nested,
 }
 
 impl Owed {
-    pub(super) fn pay<B>(self, response: &mut Response<B>) {
-        let Self {
-            principal,
-            limits,
-            place,
-            policy,
-        } = self;
-        let refused = NestedReports::refused(response.extensions(), principal.realm);
-        if refused {
-            let outermost = matches!(place, Place::Outermost(_));
-            policy.verifier.withdraw(&principal, outermost);
+    #[inline]
+    pub(super) fn pay<B>(&self, response: &mut Response<B>) {
+        let Self { admission, place } = self;
+        let realm = admission.principal.realm;
+        let refused_by = NestedReports::refused_by(response.extensions(), realm);
+        let refused = refused_by.is_some();
+        if let Some(verifier) = refused_by {
+            let outermost = matches!(place, Place::Outermost { .. });
+            verifier.withdraw(&admission.principal, outermost);
         }
         match place {
             // A refusal tells all limits, those of the layers around it included.
             Place::Nested if refused => {}
             Place::Nested => {
-                let report = NestedReport::Charged(limits);
-                NestedReports::add(response.extensions_mut(), principal.realm, report);
+                let report = NestedReport::Charged(admission.standing().to_report());
+                NestedReports::add(response.extensions_mut(), realm, report);
             }
-            Place::Outermost(source) => {
-                let nested = NestedReports::take(response.extensions_mut(), principal.realm);
+            Place::Outermost {
+                legacy_headers,
+                caches,
+            } => {
+                let nested = NestedReports::take(response.extensions_mut(), realm);
                 let headers = response.headers_mut();
                 // The answer to a key that is not accepted is that to any bad key: nothing may be
                 // added to it.
                 if nested.not_accepted() {
                     return;
                 }
-                let own = (!refused).then_some(&limits);
-                write_limits(headers, policy.legacy_headers, own, nested.limits());
-                if let Some(source) = source {
-                    mark_private(headers, &policy.sources, source);
-                }
+                let own = (!refused).then(|| admission.standing());
+                write_limits(headers, *legacy_headers, own, nested.limits());
+                tell(caches, headers);
             }
         }
     }
 }
 
 /// Tells caches that the answer depends on the header that the key came in, and is for this
-/// client only. For `Authorization` they know (RFC 9111 §3.5).
-fn mark_private(headers: &mut HeaderMap, sources: &CredentialSources, source: Source) {
-    if let Some(name) = sources.varies_by(source) {
-        headers.append(VARY, name.clone());
+/// client only.
+fn tell(caches: &Caches, headers: &mut HeaderMap) {
+    match caches {
+        Caches::Know => return,
+        Caches::Private => {}
+        Caches::Vary(name) => drop(headers.append(VARY, name.clone())),
     }
-    if !matches!(source, Source::Authorization) && !headers.contains_key(CACHE_CONTROL) {
+    if !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
     }
 }
@@ -87,11 +87,12 @@ pub(super) struct NestedReports(Vec<(Realm, NestedReport)>);
 pub(super) enum NestedReport {
     /// It let the request through, and charged these limits.
     Charged(LimitReport),
-    /// It did not accept the key.
-    NotAccepted,
     /// It refused the request, and this is how it stands with all limits once every layer has
-    /// taken back what it charged.
-    Refused(LimitReport),
+    /// taken back what it charged. None, where it did not accept the key.
+    Refused {
+        by: Verifier,
+        limits: Option<LimitReport>,
+    },
 }
 
 impl NestedReports {
@@ -103,13 +104,13 @@ impl NestedReports {
         }
     }
 
-    /// Whether a nested layer refused the request.
-    fn refused(extensions: &Extensions, realm: Realm) -> bool {
-        let is_refusal = |(of, report): &(Realm, NestedReport)| {
-            *of == realm && !matches!(report, NestedReport::Charged(_))
-        };
-        let reports = extensions.get::<Self>();
-        reports.is_some_and(|reports| reports.0.iter().any(is_refusal))
+    /// By whom the request was refused, if a nested layer refused it.
+    fn refused_by(extensions: &Extensions, realm: Realm) -> Option<&Verifier> {
+        let mut reports = extensions.get::<Self>()?.0.iter();
+        reports.find_map(|(of, report)| match report {
+            NestedReport::Refused { by, .. } if *of == realm => Some(by),
+            _ => None,
+        })
     }
 
     /// Takes the reports of the layers of one service.
@@ -125,15 +126,16 @@ impl NestedReports {
     }
 
     fn not_accepted(&self) -> bool {
-        let not_accepted = |report: &_| matches!(report, NestedReport::NotAccepted);
+        let not_accepted =
+            |report: &_| matches!(report, NestedReport::Refused { limits: None, .. });
         self.0.iter().any(|(_, report)| not_accepted(report))
     }
 
     /// The limits, the outermost layer's first: answers pass the innermost first.
-    fn limits(&self) -> impl Iterator<Item = &LimitReport> + Clone {
+    fn limits(&self) -> impl Iterator<Item = Standing<'_>> + Clone {
         self.0.iter().rev().filter_map(|(_, report)| match report {
-            NestedReport::Charged(limits) | NestedReport::Refused(limits) => Some(limits),
-            NestedReport::NotAccepted => None,
+            NestedReport::Charged(limits) => Some(limits.standing()),
+            NestedReport::Refused { limits, .. } => limits.as_ref().map(LimitReport::standing),
         })
     }
 }

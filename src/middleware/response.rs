@@ -25,7 +25,7 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
     log(denial);
     let mut response = answer(denial, &policy.realm);
     if !nested {
-        let (limits, none) = (denial.limits(), std::iter::empty());
+        let (limits, none) = (denial.limits().standing(), std::iter::empty());
         write_limits(
             response.headers_mut(),
             policy.legacy_headers,
@@ -38,9 +38,10 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
     }
     // After the hook, which may make an answer of its own.
     if nested {
-        let report = match denial.kind() {
-            DenialKind::InvalidKey => NestedReport::NotAccepted,
-            _ => NestedReport::Refused(denial.limits().clone()),
+        let accepted = denial.kind() != DenialKind::InvalidKey;
+        let report = NestedReport::Refused {
+            by: policy.verifier.clone(),
+            limits: accepted.then(|| denial.limits().clone()),
         };
         NestedReports::add(response.extensions_mut(), policy.verifier.realm(), report);
     }

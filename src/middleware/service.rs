@@ -6,14 +6,14 @@ use http::{Method, Request, Response};
 use tower_service::Service;
 
 use super::DenialBody;
-use super::credential::{Found, client_address};
+use super::credential::{Caches, Found, Source, client_address};
 use super::future::{ResponseFuture, Waiting};
 use super::layer::Policy;
 use super::owed::{Owed, Place};
 use super::response::refuse;
 use crate::denial::{Denial, DenialReason};
 use crate::principal::KeyPrincipal;
-use crate::verify::{Attempt, Step, Verified};
+use crate::verify::{Admission, Attempt, Step};
 
 /// The service that [`ApiKeyLayer`](super::ApiKeyLayer) makes. Cloning costs a reference count
 /// beside the clone of the inner service.
@@ -61,14 +61,15 @@ where
             let outcome = keys.extend(principal, &policy.needs);
             policy.withhold_credentials(&mut request);
             return match outcome {
-                Ok(verified) => {
+                Ok(mut admission) => {
                     let place = if nested {
                         Place::Nested
                     } else {
-                        Place::Outermost(None)
+                        policy.outermost(None)
                     };
-                    let owed = admit(verified, place, &self.policy, &mut request);
-                    ResponseFuture::inner(self.inner.call(request), Some(owed))
+                    admit(&mut admission, &mut request);
+                    let owed = Some(Owed { admission, place });
+                    ResponseFuture::inner(self.inner.call(request), owed)
                 }
                 Err(denial) => ResponseFuture::refused(refuse(policy, &denial, request, nested)),
             };
@@ -84,25 +85,25 @@ where
         };
         let address = client_address(&request);
         let step = match text {
-            [] => Step::Done(Err(keys.refuse_text(DenialReason::Empty, address))),
-            // Bytes that are not UTF-8 are no key, and no reason to tell them apart.
-            text => {
-                let text = std::str::from_utf8(text).unwrap_or_default();
-                keys.begin(Attempt::new(text).from_address(address), &policy.needs)
-            }
+            [] => Step::Refused(keys.refuse_text(DenialReason::Empty, address)),
+            text => keys.begin(Attempt::of_bytes(text).from_address(address)),
         };
         if policy.keep_credential {
             policy.sources.mark_sensitive(source, &mut request);
         } else {
             policy.sources.remove(source, &mut request);
         }
-        let place = Place::Outermost(Some(source));
+        let place = policy.outermost(Some(source));
         match step {
-            Step::Done(Ok(verified)) => {
-                let owed = admit(verified, place, &self.policy, &mut request);
-                ResponseFuture::inner(self.inner.call(request), Some(owed))
-            }
-            Step::Done(Err(denial)) => self.refuse(&denial, request),
+            Step::Found(key, now) => match keys.judge(key, address, &policy.needs, now) {
+                Ok(mut admission) => {
+                    admit(&mut admission, &mut request);
+                    let owed = Some(Owed { admission, place });
+                    ResponseFuture::inner(self.inner.call(request), owed)
+                }
+                Err(denial) => self.refuse(&denial, request),
+            },
+            Step::Refused(denial) => self.refuse(&denial, request),
             Step::Lookup(candidates) => {
                 let policy = Arc::clone(&self.policy);
                 let lookup = Box::pin(async move {
@@ -164,24 +165,24 @@ impl Policy {
             self.sources.remove_all(request);
         }
     }
+
+    /// The place of the layer that looks for the key, and found it in `source` unless a test gave
+    /// the principal.
+    #[inline]
+    fn outermost(&self, source: Option<Source>) -> Place {
+        Place::Outermost {
+            legacy_headers: self.legacy_headers,
+            caches: source.map_or(Caches::Know, |source| self.sources.caches(source)),
+        }
+    }
 }
 
-/// Lets a verified request through: what the handler sees, and what is owed to its answer.
-pub(super) fn admit<B>(
-    verified: Verified,
-    place: Place,
-    policy: &Arc<Policy>,
-    request: &mut Request<B>,
-) -> Owed {
-    let (mut principal, limits) = verified.into_parts();
-    principal.answered = true;
-    request.extensions_mut().insert(principal.clone());
-    Owed {
-        principal,
-        limits,
-        place,
-        policy: Arc::clone(policy),
-    }
+/// Lets a verified request through: this is what the handler sees.
+#[inline]
+pub(super) fn admit<B>(admission: &mut Admission, request: &mut Request<B>) {
+    admission.principal.answered = true;
+    let principal = admission.principal.clone();
+    request.extensions_mut().insert(principal);
 }
 
 fn is_preflight<B>(request: &Request<B>) -> bool {
