@@ -155,13 +155,15 @@ fn by_axum_governor(_: &Traffic) -> Contender {
     // There is one for the whole process.
     static LIMITER: OnceLock<()> = OnceLock::new();
     LIMITER.get_or_init(|| {
-        // It counts faster in windows up to five minutes than in longer ones. Its collector would
-        // stop everything for a while.
+        // It counts faster in windows up to five minutes than in longer ones.
         let rule = lazy_limit::RuleConfig::new(lazy_limit::Duration::minutes(5), u32::MAX);
-        let config = lazy_limit::LimiterConfig::new(rule)
-            .with_max_memory(usize::MAX)
-            .with_gc_interval(24 * 60 * 60);
-        Handle::current().block_on(lazy_limit::initialize_limiter(config));
+        // Its collector, which holds everything up from time to time, goes with this runtime.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime can be started");
+        let config = lazy_limit::LimiterConfig::new(rule);
+        runtime.block_on(lazy_limit::initialize_limiter(config));
     });
     let layer = axum_governor::GovernorLayer::default();
     // The layer that it comes with looks for the address in a map of all headers; this is quicker.
