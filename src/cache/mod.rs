@@ -124,7 +124,7 @@ impl KeyCache {
             if !self.is_fresh(&key, now) {
                 return Cached::Absent;
             }
-            self.front.put(Arc::clone(&key));
+            self.front.put(&key, now);
             return Cached::Hit(key);
         }
         match self.misses.get(digest) {
@@ -259,7 +259,7 @@ impl KeyCache {
         let key = answer.map(|stored| Arc::new(CachedKey::new(stored, asked.generation, asked.at)));
         if let Some(key) = &key {
             self.hits.insert(*digest, Arc::clone(key));
-            self.front.put(Arc::clone(key));
+            self.front.put(key, self.clock.now());
         } else {
             self.misses.insert(*digest, asked);
             self.hits.invalidate(digest);
@@ -345,10 +345,19 @@ impl Drop for Landing {
 
 /// The hottest hits, each in the one place that its digest gives it: a lookup costs one
 /// uncontended lock. What is found here is checked like anything else in the cache.
-struct Front(Box<[Mutex<Option<Arc<CachedKey>>>]>);
+struct Front(Box<[Mutex<Option<Hot>>]>);
+
+struct Hot {
+    /// Tells most keys apart without a look at the key itself, which may be far away in memory.
+    tag: u64,
+    key: Arc<CachedKey>,
+}
 
 impl Front {
     const PLACES: u64 = 16_384;
+    /// One in so many hits that are not here takes the place of another key. Where there are more
+    /// keys than places, the others would otherwise take turns.
+    const TURN: u64 = 16;
 
     fn new() -> Self {
         Self((0..Self::PLACES).map(|_| Mutex::default()).collect())
@@ -357,15 +366,19 @@ impl Front {
     fn get(&self, digest: &KeyDigest) -> Option<Arc<CachedKey>> {
         // A place that is being used by another thread is passed by rather than waited for.
         let place = self.place(digest).try_lock().ok()?;
-        place
-            .as_ref()
-            .filter(|key| key.credential.digest == *digest)
-            .cloned()
+        let hot = place.as_ref().filter(|hot| hot.is(digest))?;
+        Some(Arc::clone(&hot.key))
     }
 
-    fn put(&self, key: Arc<CachedKey>) {
-        if let Ok(mut place) = self.place(&key.credential.digest).try_lock() {
-            let before = place.replace(key);
+    fn put(&self, key: &Arc<CachedKey>, now: Moment) {
+        let digest = &key.credential.digest;
+        let Ok(mut place) = self.place(digest).try_lock() else {
+            return;
+        };
+        let is_free = place.as_ref().is_none_or(|hot| hot.is(digest));
+        if is_free || (now.monotonic_nanos() >> 6).is_multiple_of(Self::TURN) {
+            let (tag, key) = (digest.place(), Arc::clone(key));
+            let before = place.replace(Hot { tag, key });
             // Freeing the old key is not work to be done under a lock.
             drop(place);
             drop(before);
@@ -377,11 +390,17 @@ impl Front {
             .place(digest)
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        place.take_if(|key| key.credential.digest == *digest);
+        place.take_if(|hot| hot.is(digest));
     }
 
-    fn place(&self, digest: &KeyDigest) -> &Mutex<Option<Arc<CachedKey>>> {
+    fn place(&self, digest: &KeyDigest) -> &Mutex<Option<Hot>> {
         let index = usize::try_from(digest.place() % Self::PLACES);
         &self.0[index.expect("below the number of places")]
+    }
+}
+
+impl Hot {
+    fn is(&self, digest: &KeyDigest) -> bool {
+        self.tag == digest.place() && self.key.credential.digest == *digest
     }
 }
