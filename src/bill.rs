@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::cache::CachedKey;
 use crate::clock::Moment;
 use crate::limit::{
-    Charge, Decision, LimitReport, LimitSpace, LocalLimiter, RateLimit, RateLimits, Standing,
+    Acquire, Charge, Decision, LimitReport, LimitSpace, Limiter, RateLimit, RateLimits, Standing,
     Subject,
 };
 use crate::requirements::{Cost, LimitBy, Requirements};
@@ -89,23 +89,19 @@ impl Bill {
 
     /// Charges this bill, without those before it: all of it, or nothing.
     #[inline]
-    pub(crate) fn charge(&self, key: &CachedKey, limiter: &LocalLimiter) -> Decision {
-        self.hold(key, limiter, self.cost.units())
-    }
-
-    /// How it stands with the limits of this bill, without those before it.
-    pub(crate) fn ask(&self, key: &CachedKey, limiter: &LocalLimiter) -> LimitReport {
-        let decision = self.hold(key, limiter, 0);
-        self.standing(key, &decision).to_report()
-    }
-
-    #[inline]
-    fn hold(&self, key: &CachedKey, limiter: &LocalLimiter, cost: u64) -> Decision {
+    pub(crate) fn charge(&self, key: &CachedKey, limiter: &Limiter) -> Acquire {
         if self.base(key).is_empty() && self.route.is_empty() {
-            return Decision::default();
+            return Acquire::Done(Ok(Decision::default()));
         }
-        let charges = self.charges(key, cost);
+        let charges = self.charges(key, self.cost.units());
         limiter.acquire(subject(key, self.by), &charges, self.at)
+    }
+
+    /// How it stands with the limits of this bill, without those before it, as far as is known.
+    pub(crate) fn ask(&self, key: &CachedKey, limiter: &Limiter) -> LimitReport {
+        let charges = self.charges(key, 0);
+        let decision = limiter.foresee(subject(key, self.by), &charges, &[], self.at);
+        self.standing(key, &decision).to_report()
     }
 
     /// What `decision`, which was made on this bill, says of its limits.
@@ -123,7 +119,7 @@ impl Bill {
     }
 
     /// Takes back what was charged by this bill, without those before it.
-    pub(crate) fn take_back(&self, key: &CachedKey, limiter: &LocalLimiter, now: Moment) {
+    pub(crate) fn take_back(&self, key: &CachedKey, limiter: &Limiter, now: Moment) {
         let charges = self.charges(key, self.cost.units());
         limiter.refund(subject(key, self.by), &charges, self.at, now);
     }
@@ -131,12 +127,7 @@ impl Bill {
     /// How it stands with the limits of this bill, which was not charged, and of those before it,
     /// which will be taken back; and, for a request that is `over` one of them, when all of it
     /// would be admitted. The report is one of admission if it would be now.
-    pub(crate) fn foresee(
-        &self,
-        key: &CachedKey,
-        limiter: &LocalLimiter,
-        over: bool,
-    ) -> LimitReport {
+    pub(crate) fn foresee(&self, key: &CachedKey, limiter: &Limiter, over: bool) -> LimitReport {
         let sums = self.sums(key);
         let foresee = |sum: &Sum<'_>, over| {
             let refunds: Vec<_> = self

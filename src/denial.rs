@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::cache::Outage;
-use crate::limit::LimitReport;
+use crate::limit::{LimitReport, LimiterOutage};
 use crate::record::KeyId;
 use crate::scope::Scope;
 
@@ -23,7 +23,7 @@ struct Inner {
     required: Vec<Scope>,
     limits: LimitReport,
     retry_after: Option<Duration>,
-    source: Option<Outage>,
+    source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 /// What a client is told.
@@ -44,7 +44,7 @@ pub enum DenialKind {
     RateLimited,
     /// Too many attempts with bad keys came from this address (429).
     TooManyFailures,
-    /// Whether the key is valid cannot be told at present (503).
+    /// Whether the key is valid, or within its limits, cannot be told at present (503).
     Unavailable,
 }
 
@@ -86,6 +86,8 @@ pub enum DenialReason {
     Failures,
     /// The credential was imported, and imported ones are not accepted.
     Imported,
+    /// The limiter could not tell.
+    Limiter,
     /// It is not the text of a key.
     Malformed,
     /// There is no credential.
@@ -117,6 +119,7 @@ impl DenialReason {
             Self::Expired => "expired",
             Self::Failures => "failures",
             Self::Imported => "imported",
+            Self::Limiter => "limiter",
             Self::Malformed => "malformed",
             Self::Missing => "missing",
             Self::Prefix => "prefix",
@@ -130,7 +133,7 @@ impl DenialReason {
 }
 
 impl Denial {
-    /// How long a client is asked to wait when the store cannot be reached.
+    /// How long a client is asked to wait when the store or the limiter cannot be reached.
     const OUTAGE_RETRY: Duration = Duration::from_secs(1);
 
     /// What the client is told.
@@ -204,6 +207,13 @@ impl Denial {
         denial
     }
 
+    fn unavailable(reason: DenialReason, source: impl Error + Send + Sync + 'static) -> Self {
+        let mut denial = Self::new(DenialKind::Unavailable, reason);
+        denial.0.retry_after = Some(Self::OUTAGE_RETRY);
+        denial.0.source = Some(Box::new(source));
+        denial
+    }
+
     pub(crate) fn with_limits(mut self, limits: LimitReport) -> Self {
         self.0.limits = limits;
         self
@@ -229,10 +239,13 @@ impl Denial {
 
 impl From<Outage> for Denial {
     fn from(outage: Outage) -> Self {
-        let mut denial = Self::new(DenialKind::Unavailable, DenialReason::Store);
-        denial.0.retry_after = Some(Self::OUTAGE_RETRY);
-        denial.0.source = Some(outage);
-        denial
+        Self::unavailable(DenialReason::Store, outage)
+    }
+}
+
+impl From<LimiterOutage> for Denial {
+    fn from(outage: LimiterOutage) -> Self {
+        Self::unavailable(DenialReason::Limiter, outage)
     }
 }
 
@@ -270,6 +283,6 @@ impl fmt::Debug for Denial {
 
 impl Error for Denial {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source.as_ref().map(|source| source as _)
+        self.0.source.as_deref().map(|source| source as _)
     }
 }

@@ -8,7 +8,9 @@
 //! - `RedisLimiter` (feature `redis`) does the same for several processes, in Redis.
 
 mod decision;
+mod limiter;
 mod local;
+mod outage;
 mod policy;
 #[cfg(feature = "redis")]
 mod redis;
@@ -16,11 +18,11 @@ mod report;
 mod window;
 
 #[cfg(feature = "redis")]
-pub use self::redis::{
-    ConnectError, LimiterOutage, OutagePolicy, RedisLimiter, RedisLimiterBuilder,
-};
+pub use self::redis::{ConnectError, OutagePolicy, RedisLimiter, RedisLimiterBuilder};
 pub use decision::{Decision, LimitStatus, Verdict};
+pub(crate) use limiter::{Acquire, Limiter};
 pub use local::{Charge, LimitSpace, LocalLimiter, Subject, SubjectId};
+pub use outage::LimiterOutage;
 pub use policy::{InvalidLimit, RateLimit, RateLimits};
 pub use report::LimitReport;
 pub(crate) use report::Standing;

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
@@ -30,8 +31,8 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S, B, R, F> {
-        /// The store is being asked.
-        Lookup { lookup: LookupFuture, waiting: Option<Box<Waiting<S, B>>> },
+        /// The store or the limiter is being asked.
+        Pending { judgement: PendingJudgement, waiting: Option<Box<Waiting<S, B>>> },
         /// The request was let through.
         Inner { #[pin] future: F, owed: Option<Owed> },
         /// The request was refused.
@@ -39,9 +40,9 @@ pin_project! {
     }
 }
 
-type LookupFuture = Pin<Box<dyn Future<Output = Result<Admission, Denial>> + Send>>;
+type PendingJudgement = BoxFuture<'static, Result<Admission, Denial>>;
 
-/// What waits for the store.
+/// What waits for it.
 pub(super) struct Waiting<S, B> {
     pub(super) service: S,
     pub(super) request: Request<B>,
@@ -68,10 +69,10 @@ where
         }
     }
 
-    pub(super) fn lookup(lookup: LookupFuture, waiting: Waiting<S, B>) -> Self {
+    pub(super) fn pending(judgement: PendingJudgement, waiting: Waiting<S, B>) -> Self {
         Self {
-            state: State::Lookup {
-                lookup,
+            state: State::Pending {
+                judgement,
                 // Apart, so that the futures of all other requests are small.
                 waiting: Some(Box::new(waiting)),
             },
@@ -90,15 +91,15 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                StateProjection::Lookup { lookup, waiting } => {
-                    let verdict = ready!(lookup.as_mut().poll(cx));
+                StateProjection::Pending { judgement, waiting } => {
+                    let judgement = ready!(judgement.as_mut().poll(cx));
                     let Waiting {
                         mut service,
                         mut request,
                         place,
                         policy,
-                    } = *waiting.take().expect("a lookup ends once");
-                    match verdict {
+                    } = *waiting.take().expect("a judgement is made once");
+                    match judgement {
                         Ok(mut admission) => {
                             admit(&mut admission, &mut request);
                             State::Inner {
@@ -107,7 +108,8 @@ where
                             }
                         }
                         Err(denial) => {
-                            let response = Some(refuse(&policy, &denial, request, false));
+                            let nested = matches!(place, Place::Nested);
+                            let response = Some(refuse(&policy, &denial, request, nested));
                             State::Refused { response }
                         }
                     }

@@ -32,7 +32,7 @@ use crate::verify::Verifier;
 ///    key came in.
 ///
 /// A key in the cache is decided on without waiting, and the future of the inner service follows
-/// at once; otherwise the service that was made ready waits for the store.
+/// at once; where the store or Redis has to be asked, the service that was made ready waits.
 ///
 /// The layer itself carries what a route asks for, and every method makes a new layer from this
 /// one, so that one layer serves as the root of all:

@@ -180,7 +180,7 @@ fn log(denial: &Denial) {
         tracing::error!(
             reason,
             error,
-            "a request was refused because keys cannot be looked up"
+            "a request was refused because its key cannot be verified"
         );
     } else {
         tracing::info!(reason, key.id = key, "a request was refused");

@@ -13,7 +13,7 @@ use super::owed::{Owed, Place};
 use super::response::refuse;
 use crate::denial::{Denial, DenialReason};
 use crate::principal::KeyPrincipal;
-use crate::verify::{Admission, Attempt, Step};
+use crate::verify::{Admission, Attempt, Judgement, Step};
 
 /// The service that [`ApiKeyLayer`](super::ApiKeyLayer) makes. Cloning costs a reference count
 /// beside the clone of the inner service.
@@ -57,22 +57,14 @@ where
         if let Some(principal) = request.extensions().get::<KeyPrincipal>()
             && principal.realm == keys.realm()
         {
-            let nested = principal.answered;
-            let outcome = keys.extend(principal, &policy.needs);
-            policy.withhold_credentials(&mut request);
-            return match outcome {
-                Ok(mut admission) => {
-                    let place = if nested {
-                        Place::Nested
-                    } else {
-                        policy.outermost(None)
-                    };
-                    admit(&mut admission, &mut request);
-                    let owed = Some(Owed { admission, place });
-                    ResponseFuture::inner(self.inner.call(request), owed)
-                }
-                Err(denial) => ResponseFuture::refused(refuse(policy, &denial, request, nested)),
+            let place = if principal.answered {
+                Place::Nested
+            } else {
+                policy.outermost(None)
             };
+            let judgement = keys.extend(principal, &policy.needs);
+            policy.withhold_credentials(&mut request);
+            return self.follow(judgement, request, place);
         }
         let (source, text) = match policy.sources.find(&request) {
             Found::One(source, text) => (source, text),
@@ -94,44 +86,61 @@ where
             policy.sources.remove(source, &mut request);
         }
         let place = policy.outermost(Some(source));
-        match step {
-            Step::Found(key, now) => match keys.judge(key, address, &policy.needs, now) {
-                Ok(mut admission) => {
-                    admit(&mut admission, &mut request);
-                    let owed = Some(Owed { admission, place });
-                    ResponseFuture::inner(self.inner.call(request), owed)
-                }
-                Err(denial) => self.refuse(&denial, request),
-            },
-            Step::Refused(denial) => self.refuse(&denial, request),
+        let judgement = match step {
+            Step::Found(key, now) => keys.judge(key, address, &policy.needs, now),
+            Step::Refused(denial) => Judgement::Made(Err(denial)),
             Step::Lookup(candidates) => {
                 let policy = Arc::clone(&self.policy);
-                let lookup = Box::pin(async move {
-                    policy
-                        .verifier
-                        .look_up(candidates, address, &policy.needs)
-                        .await
-                });
-                // The service that was made ready is the one to be called, when the time comes;
-                // a clone of it, which is not ready, takes its place.
-                let clone = self.inner.clone();
-                let service = std::mem::replace(&mut self.inner, clone);
-                let policy = Arc::clone(&self.policy);
-                ResponseFuture::lookup(
-                    lookup,
-                    Waiting {
-                        service,
-                        request,
-                        place,
-                        policy,
-                    },
-                )
+                Judgement::Pending(Box::pin(async move {
+                    let Policy {
+                        verifier, needs, ..
+                    } = &*policy;
+                    verifier.look_up(candidates, address, needs).await
+                }))
             }
-        }
+        };
+        self.follow(judgement, request, place)
     }
 }
 
 impl<S> ApiKeyService<S> {
+    /// Does with the request as it was judged, at once or when that is known.
+    #[inline]
+    fn follow<B, ResBody>(
+        &mut self,
+        judgement: Judgement,
+        mut request: Request<B>,
+        place: Place,
+    ) -> ResponseFuture<S, B>
+    where
+        S: Service<Request<B>, Response = Response<ResBody>> + Clone,
+        ResBody: From<DenialBody>,
+    {
+        match judgement {
+            Judgement::Made(Ok(mut admission)) => {
+                admit(&mut admission, &mut request);
+                let owed = Some(Owed { admission, place });
+                ResponseFuture::inner(self.inner.call(request), owed)
+            }
+            Judgement::Made(Err(denial)) => {
+                let nested = matches!(place, Place::Nested);
+                ResponseFuture::refused(refuse(&self.policy, &denial, request, nested))
+            }
+            Judgement::Pending(judgement) => {
+                // The service that was made ready is the one to be called, when the time comes;
+                // a clone of it, which is not ready, takes its place.
+                let clone = self.inner.clone();
+                let waiting = Waiting {
+                    service: std::mem::replace(&mut self.inner, clone),
+                    request,
+                    place,
+                    policy: Arc::clone(&self.policy),
+                };
+                ResponseFuture::pending(judgement, waiting)
+            }
+        }
+    }
+
     fn pass_anonymous<B, ResBody>(&mut self, mut request: Request<B>) -> ResponseFuture<S, B>
     where
         S: Service<Request<B>, Response = Response<ResBody>>,

@@ -8,7 +8,9 @@ use crate::clock::{Clock, SystemClock};
 use crate::failures::FailureLimiter;
 use crate::invalidation::{InvalidationBus, Publisher, listen};
 use crate::key::{KeyFormat, KeyHasher};
-use crate::limit::{LocalLimiter, RateLimit};
+#[cfg(feature = "redis")]
+use crate::limit::RedisLimiter;
+use crate::limit::{Limiter, LocalLimiter, RateLimit};
 use crate::principal::Realm;
 use crate::store::{KeyRepository, KeyStore};
 use crate::usage::{FLUSH_INTERVAL, UsageRecorder};
@@ -30,6 +32,8 @@ struct Settings {
     cache: CacheConfig,
     bus: Option<Arc<dyn InvalidationBus>>,
     max_limited: usize,
+    #[cfg(feature = "redis")]
+    limiter: Option<RedisLimiter>,
     failed_attempts: Option<RateLimit>,
     flush_interval: Duration,
 }
@@ -92,6 +96,23 @@ impl<S> Builder<S> {
     /// [`LocalLimiter`] for what happens beyond. Default: [`LocalLimiter::DEFAULT_CAPACITY`].
     pub fn max_limited(mut self, subjects: usize) -> Self {
         self.settings.max_limited = subjects;
+        self
+    }
+
+    /// Counts limits in Redis, for all instances of the service together. Default: each instance
+    /// counts for itself.
+    ///
+    /// ```no_run
+    /// # use tower_api_key::{ApiKeys, MemoryStore, limit::RedisLimiter};
+    /// # async fn build() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = RedisLimiter::builder("redis://127.0.0.1/").leased().connect().await?;
+    /// let keys = ApiKeys::builder(MemoryStore::new()).redis_limiter(limiter).build();
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "redis")]
+    pub fn redis_limiter(mut self, limiter: RedisLimiter) -> Self {
+        self.settings.limiter = Some(limiter);
         self
     }
 
@@ -161,6 +182,9 @@ impl Settings {
             cache.depend_on_bus();
             tokio::spawn(listen(Arc::clone(bus), Arc::downgrade(&cache)));
         }
+        let limiter = Limiter::Local(LocalLimiter::new(self.max_limited));
+        #[cfg(feature = "redis")]
+        let limiter = self.limiter.map_or(limiter, Limiter::Redis);
         let parts = Parts {
             format: self.format,
             hasher: self.hasher,
@@ -168,7 +192,7 @@ impl Settings {
             clock: self.clock,
             cache,
             publisher: bus.map(Publisher::new),
-            limiter: LocalLimiter::new(self.max_limited),
+            limiter,
             failures: self.failed_attempts.map(FailureLimiter::new),
             usage,
             realm: Realm::new(),
@@ -189,6 +213,8 @@ impl Default for Settings {
             cache: CacheConfig::default(),
             bus: None,
             max_limited: LocalLimiter::DEFAULT_CAPACITY,
+            #[cfg(feature = "redis")]
+            limiter: None,
             failed_attempts: None,
             flush_interval: FLUSH_INTERVAL,
         }

@@ -24,7 +24,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
 use self::gate::Gate;
@@ -33,11 +32,10 @@ use self::link::Link;
 use self::outage::Cause;
 use self::request::{Next, Request, Since, owned};
 use self::table::Table;
-use super::{Charge, Decision, Subject};
+use super::{Acquire, Charge, Decision, LimiterOutage, Subject};
 use crate::clock::Moment;
 
 pub use self::builder::{ConnectError, OutagePolicy, RedisLimiterBuilder};
-pub use self::outage::LimiterOutage;
 
 /// Limits that all instances of a service share, counted in Redis (6.2 or later), Valkey, or a
 /// cluster of either. Cloning costs a reference count.
@@ -104,14 +102,6 @@ struct Inner {
     /// The last measurement of Redis's clock, for subjects that have none of their own.
     clock: Mutex<Option<Ahead>>,
     link: Link,
-}
-
-/// How far a request came without waiting.
-pub(crate) enum Acquire {
-    /// All the way.
-    Done(Result<Decision, LimiterOutage>),
-    /// Redis has to be asked.
-    Wait(BoxFuture<'static, Result<Decision, LimiterOutage>>),
 }
 
 impl RedisLimiter {
@@ -209,7 +199,6 @@ impl RedisLimiter {
     /// What [`acquire`](Self::acquire) would say if `refunds`, each with the time of its charge,
     /// were taken back before. Asks nobody and charges nothing: an estimate by what was last heard
     /// from Redis.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the verifier"))]
     pub(crate) fn foresee(
         &self,
         subject: &Subject,

@@ -4,10 +4,6 @@ use std::sync::Arc;
 
 use redis::RedisError;
 
-/// Redis could not be asked, and the policy is to refuse then.
-#[derive(Clone, Debug)]
-pub struct LimiterOutage(pub(super) Cause);
-
 /// Why a call brought no answer.
 #[derive(Clone, Debug)]
 pub(super) enum Cause {
@@ -17,12 +13,6 @@ pub(super) enum Cause {
     /// Redis was asked often enough and has decided nothing.
     Undecided,
     Late,
-}
-
-impl fmt::Display for LimiterOutage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the limits cannot be checked: {}", self.0)
-    }
 }
 
 impl fmt::Display for Cause {
@@ -36,10 +26,10 @@ impl fmt::Display for Cause {
     }
 }
 
-impl Error for LimiterOutage {
+impl Error for Cause {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match &self.0 {
-            Cause::Failed(error) => Some(&**error),
+        match self {
+            Self::Failed(error) => Some(&**error),
             _ => None,
         }
     }

@@ -6,11 +6,11 @@ use tokio::runtime::Handle;
 
 use super::gate::Pass;
 use super::ledger::{Call, Patience, Step};
-use super::outage::{Cause, LimiterOutage};
+use super::outage::Cause;
 use super::table::Entry;
 use super::{OutagePolicy, RedisLimiter, lock};
 use crate::clock::Moment;
-use crate::limit::{Charge, Decision, LimitSpace, RateLimit};
+use crate::limit::{Charge, Decision, LimitSpace, LimiterOutage, RateLimit};
 
 /// A request that is being decided.
 #[derive(Clone)]
@@ -160,7 +160,7 @@ impl Request {
                 let percent = percent.clamp(1, 100);
                 Ok(self.entry.lock().by_share(charges, percent, now))
             }
-            OutagePolicy::Deny => Err(LimiterOutage(cause)),
+            OutagePolicy::Deny => Err(LimiterOutage::because(cause)),
             OutagePolicy::Allow => Ok(self.entry.lock().unlimited(charges, now)),
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{builder, charge, limit, now, remaining, server, stranger};
-use crate::limit::redis::Acquire;
+use crate::limit::Acquire;
 use crate::limit::{Charge, LimitSpace, LimitStatus, RedisLimiter, Subject, Verdict};
 
 async fn two() -> [RedisLimiter; 2] {

@@ -1,0 +1,211 @@
+//! The policy: what a key must be, and in which order it is asked.
+//!
+//! 1. The text has the format and a right checksum, or imported keys are accepted.
+//! 2. The store knows its digest.
+//! 3. The key is active at this moment, and so is the credential.
+//! 4. Its kind (prefix) and its environment are accepted here, and it was not imported unless
+//!    that is accepted.
+//! 5. It may be used from the client's address.
+//! 6. It has every scope that is required.
+//! 7. Its limits, and those of the route, have room: all are charged, or none.
+//!
+//! Whatever fails at 1 to 4 is one and the same answer to the client. Nothing is charged before
+//! the last step, so a refused request costs nothing.
+
+mod attempt;
+mod nested;
+mod policy;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+pub(crate) use attempt::Admission;
+pub use attempt::{Attempt, Verified};
+
+use crate::cache::{Cached, CachedKey, KeyCache};
+use crate::clock::{Clock, Moment};
+use crate::denial::{Denial, DenialReason};
+use crate::failures::FailureLimiter;
+use crate::invalidation::Publisher;
+use crate::key::{Candidates, KeyFormat, KeyHasher};
+use crate::limit::Limiter;
+use crate::principal::Realm;
+use crate::record::KeyId;
+use crate::requirements::Requirements;
+use crate::usage::UsageRecorder;
+
+/// Decides whether a key is good for a request. Knows no HTTP: a gRPC service, a WebSocket hub or
+/// a job can ask it as the middleware does. Cloning costs a reference count.
+#[derive(Clone)]
+pub struct Verifier {
+    pub(crate) parts: Arc<Parts>,
+}
+
+/// What a verifier is made of.
+pub(crate) struct Parts {
+    pub(crate) format: KeyFormat,
+    pub(crate) hasher: KeyHasher,
+    pub(crate) accept_imported: bool,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) cache: Arc<KeyCache>,
+    pub(crate) publisher: Option<Publisher>,
+    pub(crate) limiter: Limiter,
+    pub(crate) failures: Option<FailureLimiter>,
+    pub(crate) usage: Option<UsageRecorder>,
+    pub(crate) realm: Realm,
+}
+
+/// How far verification came without waiting.
+pub(crate) enum Step {
+    /// To the key, at this moment: it has to be [judged](Verifier::judge).
+    Found(Arc<CachedKey>, Moment),
+    /// The store has to be asked for one of these.
+    Lookup(Candidates),
+    /// To the end.
+    Refused(Denial),
+}
+
+/// What comes of a key that was found.
+pub(crate) enum Judgement {
+    /// This.
+    Made(Result<Admission, Denial>),
+    /// What the limiter says, which has to be waited for.
+    Pending(BoxFuture<'static, Result<Admission, Denial>>),
+}
+
+impl Verifier {
+    /// Decides on `attempt`, and charges the limits when the key is good.
+    ///
+    /// # Errors
+    ///
+    /// A [`Denial`] that says what to tell the client, and why.
+    pub async fn verify(
+        &self,
+        attempt: Attempt<'_>,
+        needs: &Requirements,
+    ) -> Result<Verified, Denial> {
+        let address = attempt.address;
+        let outcome = match self.begin(attempt) {
+            Step::Found(key, now) => self.judge(key, address, needs, now).made().await,
+            Step::Lookup(candidates) => self.look_up(candidates, address, needs).await,
+            Step::Refused(denial) => Err(denial),
+        };
+        outcome.map(Verified::from)
+    }
+
+    /// As far as it goes without waiting, and without moving more than a key in the cache takes.
+    pub(crate) fn begin(&self, attempt: Attempt<'_>) -> Step {
+        let parts = &*self.parts;
+        let now = parts.clock.now();
+        let refuse = |reason| Step::Refused(parts.fail(reason, attempt.address, now));
+        let Some(candidates) = parts.recognize(attempt.text) else {
+            return refuse(DenialReason::Malformed);
+        };
+        let mut absent = false;
+        for digest in &candidates {
+            match parts.cache.get(digest, now) {
+                // Whatever is known of the others: a text is one key.
+                Cached::Hit(key) => return Step::Found(key, now),
+                Cached::Absent => absent = true,
+                Cached::Unknown => {}
+            }
+        }
+        if !absent {
+            return refuse(DenialReason::Unknown);
+        }
+        match parts.blocked(attempt.address, now) {
+            Some(denial) => Step::Refused(denial),
+            None => Step::Lookup(candidates),
+        }
+    }
+
+    /// The rest of the way, for a key that was found at `now`.
+    pub(crate) fn judge(
+        &self,
+        key: Arc<CachedKey>,
+        address: Option<IpAddr>,
+        needs: &Requirements,
+        now: Moment,
+    ) -> Judgement {
+        self.parts.judge(key, address, needs, now)
+    }
+
+    /// The rest of the way, for a key that the cache does not know.
+    pub(crate) async fn look_up(
+        &self,
+        candidates: Candidates,
+        address: Option<IpAddr>,
+        needs: &Requirements,
+    ) -> Result<Admission, Denial> {
+        let parts = &self.parts;
+        for digest in &candidates {
+            let loaded = parts.cache.load(digest).await;
+            // Time has passed while the store was asked, and the key may have ended in it.
+            let now = parts.clock.now();
+            let key = loaded.or_else(|outage| {
+                let mut before = candidates
+                    .iter()
+                    .filter_map(|digest| parts.cache.usable(digest, now));
+                before.next().map(Some).ok_or(outage)
+            })?;
+            if let Some(key) = key {
+                return parts.judge(key, address, needs, now).made().await;
+            }
+        }
+        Err(parts.fail(DenialReason::Unknown, address, parts.clock.now()))
+    }
+
+    /// Makes sure that no verification which starts from now on sees what was stored of this key
+    /// before now. The write side does it by itself; call it after a change made elsewhere.
+    pub fn invalidate(&self, id: KeyId) {
+        self.parts.cache.invalidate(id, &[]);
+    }
+
+    /// Makes sure that no verification which starts from now on sees anything that was stored
+    /// before now.
+    pub fn invalidate_all(&self) {
+        self.parts.cache.invalidate_all();
+    }
+
+    /// The answer to a text that is not even looked at.
+    pub(crate) fn refuse_text(&self, reason: DenialReason, address: Option<IpAddr>) -> Denial {
+        self.parts.fail(reason, address, self.parts.clock.now())
+    }
+
+    /// What the keys look like.
+    pub fn format(&self) -> &KeyFormat {
+        &self.parts.format
+    }
+
+    pub(crate) fn realm(&self) -> Realm {
+        self.parts.realm
+    }
+}
+
+impl Judgement {
+    async fn made(self) -> Result<Admission, Denial> {
+        match self {
+            Self::Made(outcome) => outcome,
+            Self::Pending(outcome) => outcome.await,
+        }
+    }
+}
+
+impl AsRef<Verifier> for Verifier {
+    fn as_ref(&self) -> &Verifier {
+        self
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier")
+            .field("format", &self.parts.format)
+            .field("hasher", &self.parts.hasher)
+            .field("cache", &self.parts.cache)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,208 @@
+//! The policy, in code: [`Parts::judge`] and the checks that it makes, in their order.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{Admission, Judgement, Parts};
+use crate::bill::Bill;
+use crate::cache::CachedKey;
+use crate::clock::Moment;
+use crate::denial::{Denial, DenialReason};
+use crate::key::{Candidates, KeyDigest, MAX_KEY_LEN};
+use crate::limit::{Acquire, Decision, LimiterOutage};
+use crate::principal::KeyPrincipal;
+use crate::record::KeyStatus;
+use crate::requirements::Requirements;
+use crate::usage::Outcome;
+
+impl Parts {
+    /// The digests to look for, if the text can be a key at all.
+    pub(super) fn recognize(&self, text: &[u8]) -> Option<Candidates> {
+        if text.is_empty() || text.len() > MAX_KEY_LEN {
+            return None;
+        }
+        if self.format.matches(text) {
+            // An imported key may have the format too, and is stored without a pepper.
+            Some(self.hasher.candidates(text, self.accept_imported))
+        } else if self.accept_imported && text.iter().all(u8::is_ascii_graphic) {
+            Some(SmallVec::from_buf([KeyDigest::sha256_of(text)]))
+        } else {
+            None
+        }
+    }
+
+    /// Decides on a key that was found, and counts the request.
+    pub(super) fn judge(
+        self: &Arc<Self>,
+        key: Arc<CachedKey>,
+        address: Option<IpAddr>,
+        needs: &Requirements,
+        now: Moment,
+    ) -> Judgement {
+        let valid = self.check_status(&key, now);
+        if let Err(reason) = valid.and_then(|()| self.check_kind(&key, needs)) {
+            return Judgement::Made(Err(self.not_valid(&key, reason, address, now)));
+        }
+        let bill = Bill::new(&key, needs, now);
+        if let Err(denial) = check_address(&key, address).and_then(|()| check_scopes(&key, needs)) {
+            // The answer to a verified key tells its limits, also where nothing is charged.
+            let denial = denial.with_limits(bill.ask(&key, &self.limiter));
+            return Judgement::Made(Err(self.refused(&key, denial, now)));
+        }
+        match bill.charge(&key, &self.limiter) {
+            Acquire::Done(decision) => Judgement::Made(self.settle(key, bill, decision, now)),
+            Acquire::Wait(decision) => {
+                let parts = Arc::clone(self);
+                Judgement::Pending(Box::pin(async move {
+                    let decision = decision.await;
+                    parts.settle_late(key, bill, decision, address)
+                }))
+            }
+        }
+    }
+
+    /// The last step: the limits decide.
+    fn settle(
+        &self,
+        key: Arc<CachedKey>,
+        bill: Bill,
+        decision: Result<Decision, LimiterOutage>,
+        now: Moment,
+    ) -> Result<Admission, Denial> {
+        let denial = match decision {
+            Ok(decision) if decision.is_admitted() => {
+                self.count(&key, Outcome::Allowed, now);
+                let principal = KeyPrincipal::new(key, self.realm, bill);
+                return Ok(Admission {
+                    principal,
+                    decision,
+                });
+            }
+            Ok(decision) => Denial::rate_limited(bill.standing(&key, &decision).to_report()),
+            Err(outage) => outage.into(),
+        };
+        Err(self.refused(&key, denial, now))
+    }
+
+    /// The same after the limiter was waited for: the key may have ended in that time.
+    fn settle_late(
+        &self,
+        key: Arc<CachedKey>,
+        bill: Bill,
+        decision: Result<Decision, LimiterOutage>,
+        address: Option<IpAddr>,
+    ) -> Result<Admission, Denial> {
+        let now = self.clock.now();
+        if let Err(reason) = self.check_status(&key, now) {
+            if decision.is_ok_and(|decision| decision.is_admitted()) {
+                bill.take_back(&key, &self.limiter, now);
+            }
+            return Err(self.not_valid(&key, reason, address, now));
+        }
+        self.settle(key, bill, decision, now)
+    }
+
+    fn check_status(&self, key: &CachedKey, now: Moment) -> Result<(), DenialReason> {
+        match key.status(now) {
+            KeyStatus::Active if key.credential.imported && !self.accept_imported => {
+                Err(DenialReason::Imported)
+            }
+            KeyStatus::Active => Ok(()),
+            KeyStatus::Disabled => Err(DenialReason::Disabled),
+            KeyStatus::Expired => Err(DenialReason::Expired),
+            KeyStatus::Revoked => Err(DenialReason::Revoked),
+        }
+    }
+
+    pub(super) fn check_kind(
+        &self,
+        key: &CachedKey,
+        needs: &Requirements,
+    ) -> Result<(), DenialReason> {
+        let (prefix, environment) = (&*key.record.prefix, &*key.record.environment);
+        if prefix != self.format.default_prefix()
+            && !needs.prefixes.iter().any(|accepted| **accepted == *prefix)
+        {
+            return Err(DenialReason::Prefix);
+        }
+        if !needs.environments.is_empty()
+            && !needs
+                .environments
+                .iter()
+                .any(|accepted| **accepted == *environment)
+        {
+            return Err(DenialReason::Environment);
+        }
+        Ok(())
+    }
+
+    /// The answer to a bad credential: one more failure of its address, and more of them than are
+    /// allowed is another answer.
+    pub(super) fn fail(
+        &self,
+        reason: DenialReason,
+        address: Option<IpAddr>,
+        now: Moment,
+    ) -> Denial {
+        let failures = self.failures.as_ref().zip(address);
+        failures
+            .and_then(|(failures, address)| failures.record(address, now))
+            .map_or_else(|| Denial::invalid_key(reason), Denial::too_many_failures)
+    }
+
+    /// The answer to an unknown key from an address with too many failures already.
+    pub(super) fn blocked(&self, address: Option<IpAddr>, now: Moment) -> Option<Denial> {
+        let (failures, address) = self.failures.as_ref().zip(address)?;
+        failures
+            .blocked_for(address, now)
+            .map(Denial::too_many_failures)
+    }
+
+    /// The answer to a stored credential that has ended or is not accepted here.
+    fn not_valid(
+        &self,
+        key: &CachedKey,
+        reason: DenialReason,
+        address: Option<IpAddr>,
+        now: Moment,
+    ) -> Denial {
+        self.count(key, Outcome::NotValid, now);
+        self.fail(reason, address, now).of_key(key.record.id)
+    }
+
+    /// The answer to a good key that may not do this.
+    fn refused(&self, key: &CachedKey, denial: Denial, now: Moment) -> Denial {
+        self.count(key, Outcome::Refused, now);
+        denial.of_key(key.record.id)
+    }
+
+    fn count(&self, key: &CachedKey, outcome: Outcome, now: Moment) {
+        if let Some(usage) = &self.usage {
+            usage.record(&key.usage, outcome, now);
+        }
+    }
+}
+
+fn check_address(key: &CachedKey, address: Option<IpAddr>) -> Result<(), Denial> {
+    let allowed = &key.record.allowed_addresses;
+    let fits = |address: IpAddr| allowed.iter().any(|network| network.contains(&address));
+    if allowed.is_empty() || address.is_some_and(|address| fits(address.to_canonical())) {
+        Ok(())
+    } else {
+        Err(Denial::address_not_allowed())
+    }
+}
+
+pub(super) fn check_scopes(key: &CachedKey, needs: &Requirements) -> Result<(), Denial> {
+    if needs
+        .scopes
+        .iter()
+        .all(|scope| key.record.scopes.covers(scope))
+    {
+        Ok(())
+    } else {
+        Err(Denial::insufficient_scope(needs.scopes.iter().cloned()))
+    }
+}
