@@ -8,8 +8,9 @@
 //! $ curl -H 'X-API-Key: sk_live_…' http://127.0.0.1:3000/v1/whoami
 //! ```
 //!
-//! `LISTEN`, `DATABASE_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what it logs. A
-//! `DATABASE_URL` of `postgres://…` takes the feature `postgres`.
+//! `LISTEN`, `DATABASE_URL`, `REDIS_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what
+//! it logs. A `DATABASE_URL` of `postgres://…` takes the feature `postgres`, and `REDIS_URL`, by which
+//! several servers count limits together and tell each other of changes, the feature `redis`.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -25,9 +26,11 @@ use tokio::net::TcpListener;
 #[cfg(feature = "postgres")]
 use tower_api_key::PostgresStore;
 use tower_api_key::{
-    ApiKeyLayer, ApiKeys, KeyFilter, KeyFormat, KeyPrincipal, KeyRepository, NewKey, RateLimit,
-    SqliteStore, admin,
+    ApiKeyLayer, ApiKeys, Builder, KeyFilter, KeyFormat, KeyPrincipal, KeyRepository, NewKey,
+    RateLimit, SqliteStore, admin,
 };
+#[cfg(feature = "redis")]
+use tower_api_key::{RedisBus, limit::RedisLimiter};
 use tracing_subscriber::EnvFilter;
 
 type Error = Box<dyn std::error::Error>;
@@ -52,6 +55,7 @@ async fn serve() -> Result<(), Error> {
     let Config {
         listen,
         database,
+        redis,
         failed_attempts,
     } = Config::from_env()?;
     let stopped = stop_signal()?;
@@ -62,10 +66,15 @@ async fn serve() -> Result<(), Error> {
     let store = open(&database)
         .await
         .map_err(|error| format!("DATABASE_URL: {}", with_causes(&*error)))?;
-    let keys = ApiKeys::builder(store)
+    let mut keys = ApiKeys::builder(store)
         .format(KeyFormat::new("sk").prefix("pk"))
-        .failed_attempts(failed_attempts)
-        .build();
+        .failed_attempts(failed_attempts);
+    if let Some(url) = redis {
+        keys = over_redis(keys, &url)
+            .await
+            .map_err(|error| format!("REDIS_URL: {}", with_causes(&*error)))?;
+    }
+    let keys = keys.build();
 
     let address = listener.local_addr()?;
     let admin = first_key(&keys).await?.unwrap_or_default();
@@ -88,6 +97,18 @@ async fn open(database: &str) -> Result<Arc<dyn KeyRepository>, Error> {
         return Err("PostgreSQL takes a build with `--features postgres`".into());
     }
     Ok(Arc::new(SqliteStore::open(database).await?))
+}
+
+/// Counts limits together with the other servers on that Redis, and hears from them of changes.
+#[cfg_attr(not(feature = "redis"), expect(clippy::unused_async, unused_variables))]
+async fn over_redis<S>(keys: Builder<S>, url: &str) -> Result<Builder<S>, Error> {
+    #[cfg(feature = "redis")]
+    {
+        let limiter = RedisLimiter::builder(url).leased().connect().await?;
+        Ok(keys.redis_limiter(limiter).bus(RedisBus::new(url)?))
+    }
+    #[cfg(not(feature = "redis"))]
+    Err("Redis takes a build with `--features redis`".into())
 }
 
 /// What is wrong, and why: a store's error says no more than that it failed.
@@ -160,14 +181,12 @@ async fn order() -> (StatusCode, Json<Value>) {
 struct Config {
     listen: String,
     database: String,
+    redis: Option<String>,
     failed_attempts: RateLimit,
 }
 
 impl Config {
     fn from_env() -> Result<Self, Error> {
-        if variable("REDIS_URL")?.is_some() {
-            return Err("REDIS_URL: this build does not know Redis".into());
-        }
         let database = variable("DATABASE_URL")?.unwrap_or_else(|| "sqlite:keyserver.db".into());
         let per_minute = variable("FAILED_ATTEMPTS_PER_MINUTE")?.unwrap_or_else(|| "60".into());
         let failed_attempts = match per_minute.parse() {
@@ -182,6 +201,7 @@ impl Config {
         Ok(Self {
             listen: variable("LISTEN")?.unwrap_or_else(|| "127.0.0.1:3000".into()),
             database,
+            redis: variable("REDIS_URL")?,
             failed_attempts,
         })
     }

@@ -7,15 +7,24 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{BusError, Invalidation, InvalidationBus, Subscription};
 use crate::cache::KeyCache;
 
+/// What a bus is to an instance that has several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Its word is heard, and its silence means nothing.
+    Beside,
+    /// Its silence means that nothing can be trusted.
+    Trusted,
+}
+
 /// Listens to `bus` for as long as the cache is there.
-pub(crate) async fn listen(bus: Arc<dyn InvalidationBus>, cache: Weak<KeyCache>) {
+pub(crate) async fn listen(bus: Arc<dyn InvalidationBus>, cache: Weak<KeyCache>, role: Role) {
     let mut pause = FIRST_PAUSE;
     let mut was_reached = true;
     while let Some(silence) = max_silence(&cache) {
         match timeout(silence, bus.subscribe()).await {
             Ok(Ok(subscription)) => {
                 (pause, was_reached) = (FIRST_PAUSE, true);
-                let Err(error) = follow(subscription, &cache, silence).await else {
+                let Err(error) = follow(subscription, &cache, role, silence).await else {
                     return;
                 };
                 tracing::warn!(
@@ -23,8 +32,8 @@ pub(crate) async fn listen(bus: Arc<dyn InvalidationBus>, cache: Weak<KeyCache>)
                     "the invalidation bus is lost and will be subscribed to again"
                 );
             }
-            Ok(Err(error)) if was_reached => was_reached = tell_unreached(&error, silence),
-            Err(_) if was_reached => was_reached = tell_unreached(&timed_out(), silence),
+            Ok(Err(error)) if was_reached => was_reached = tell_unreached(&error, role, silence),
+            Err(_) if was_reached => was_reached = tell_unreached(&timed_out(), role, silence),
             Ok(Err(_)) | Err(_) => {}
         }
         sleep(pause).await;
@@ -42,6 +51,7 @@ const PROOFS: u32 = 4;
 async fn follow(
     mut subscription: Box<dyn Subscription>,
     cache: &Weak<KeyCache>,
+    role: Role,
     silence: Duration,
 ) -> Result<(), BusError> {
     let Some(known) = cache.upgrade() else {
@@ -50,7 +60,9 @@ async fn follow(
     // After the subscription has begun: what changed before is forgotten here, and what changes
     // from now on is heard.
     known.invalidate_all();
-    known.trust_since(known.now());
+    if role == Role::Trusted {
+        known.trust_since(known.now());
+    }
     drop(known);
     tracing::info!("the invalidation bus is subscribed to");
     let mut until = Instant::now() + silence / PROOFS;
@@ -64,7 +76,9 @@ async fn follow(
             Some(Invalidation::Everything) => cache.invalidate_all(),
             Some(Invalidation::Key { id, digests }) => cache.invalidate(id, &digests),
             None => {
-                cache.trust_since(asked_at);
+                if role == Role::Trusted {
+                    cache.trust_since(asked_at);
+                }
                 until = Instant::now() + silence / PROOFS;
             }
         }
@@ -77,12 +91,20 @@ fn max_silence(cache: &Weak<KeyCache>) -> Option<Duration> {
 }
 
 /// Once for each time that it is lost. The new value of `was_reached`.
-fn tell_unreached(error: &BusError, silence: Duration) -> bool {
-    tracing::error!(
-        error = error as &dyn Error,
-        "the invalidation bus cannot be reached: what other instances change is noticed within \
-         {silence:?}, by asking the key store for every key that often"
-    );
+fn tell_unreached(error: &BusError, role: Role, silence: Duration) -> bool {
+    let error = error as &dyn Error;
+    match role {
+        Role::Beside => tracing::warn!(
+            error,
+            "an invalidation bus cannot be reached: what other instances change is told by the \
+             first one only"
+        ),
+        Role::Trusted => tracing::error!(
+            error,
+            "the invalidation bus cannot be reached: what other instances change is noticed within \
+             {silence:?}, by asking the key store for every key that often"
+        ),
+    }
     false
 }
 

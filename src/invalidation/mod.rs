@@ -14,9 +14,10 @@
 //! So a revoked key is refused everywhere within the bus's delivery time, and with the bus cut
 //! within that bound.
 //!
-//! Which bus: [`SqliteStore`](crate::SqliteStore) brings its own, which notices whatever another
-//! process has changed in the file. `RedisBus` connects the instances of a service over Redis, and
-//! [`InProcessBus`] several [`ApiKeys`](crate::ApiKeys) of one process.
+//! Which bus: `PostgresStore` and `SqliteStore` bring their own, which miss no change that is
+//! committed, be it by plain SQL. `RedisBus` connects the instances of a service over Redis, and
+//! [`InProcessBus`] several [`ApiKeys`](crate::ApiKeys) of one process. With several, the first is
+//! the one whose proofs count, and the others only make it faster.
 
 mod in_process;
 mod listener;
@@ -32,7 +33,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 pub use in_process::InProcessBus;
-pub(crate) use listener::listen;
+pub(crate) use listener::{Role, listen};
 pub(crate) use publisher::Publisher;
 #[cfg(feature = "redis")]
 pub use redis::RedisBus;

@@ -21,7 +21,8 @@ use super::{BusError, Invalidation, InvalidationBus, Subscription};
 ///
 /// Redis keeps no messages and knows of no transaction of the key store. A change made by plain
 /// SQL is not told, nor is one by an instance that dies between storing it and publishing it:
-/// there the TTL of the cache is the bound. `PostgresStore` brings a bus without that gap.
+/// there the TTL of the cache is the bound. The stores for PostgreSQL and SQLite bring buses without
+/// that gap, which stay in charge when this one is put [beside](crate::Builder::bus) them.
 #[derive(Clone)]
 pub struct RedisBus {
     client: Client,

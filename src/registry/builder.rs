@@ -6,7 +6,7 @@ use super::{ApiKeys, flush};
 use crate::cache::{CacheConfig, KeyCache};
 use crate::clock::{Clock, SystemClock};
 use crate::failures::FailureLimiter;
-use crate::invalidation::{InvalidationBus, Publisher, listen};
+use crate::invalidation::{InvalidationBus, Publisher, Role, listen};
 use crate::key::{KeyFormat, KeyHasher};
 #[cfg(feature = "redis")]
 use crate::limit::RedisLimiter;
@@ -30,7 +30,7 @@ struct Settings {
     accept_imported: bool,
     clock: Arc<dyn Clock>,
     cache: CacheConfig,
-    bus: Option<Arc<dyn InvalidationBus>>,
+    buses: Vec<Arc<dyn InvalidationBus>>,
     max_limited: usize,
     #[cfg(feature = "redis")]
     limiter: Option<RedisLimiter>,
@@ -85,10 +85,13 @@ impl<S> Builder<S> {
         self
     }
 
-    /// How instances tell each other what has changed. Default: as the store has it, which is not
-    /// at all for [`MemoryStore`](crate::MemoryStore).
+    /// Another way for instances to tell each other what has changed, beside the one that the
+    /// store brings. Default: none; [`MemoryStore`](crate::MemoryStore) brings none either.
+    ///
+    /// All are listened to, and every change is told on each. What is remembered is trusted as long
+    /// as the first works: the store's own, where it has one, which misses no change.
     pub fn bus(mut self, bus: impl InvalidationBus) -> Self {
-        self.settings.bus = Some(Arc::new(bus));
+        self.settings.buses.push(Arc::new(bus));
         self
     }
 
@@ -176,11 +179,18 @@ impl<S: KeyRepository> Builder<S> {
 
 impl Settings {
     fn into_verifier(self, store: Arc<dyn KeyStore>, usage: Option<UsageRecorder>) -> Verifier {
-        let bus = self.bus.or_else(|| store.bus());
+        let buses: Vec<_> = store.bus().into_iter().chain(self.buses).collect();
         let cache = Arc::new(KeyCache::new(store, Arc::clone(&self.clock), self.cache));
-        if let Some(bus) = &bus {
+        if !buses.is_empty() {
             cache.depend_on_bus();
-            tokio::spawn(listen(Arc::clone(bus), Arc::downgrade(&cache)));
+        }
+        for (number, bus) in buses.iter().enumerate() {
+            let role = if number == 0 {
+                Role::Trusted
+            } else {
+                Role::Beside
+            };
+            tokio::spawn(listen(Arc::clone(bus), Arc::downgrade(&cache), role));
         }
         let limiter = Limiter::Local(LocalLimiter::new(self.max_limited));
         #[cfg(feature = "redis")]
@@ -191,7 +201,7 @@ impl Settings {
             accept_imported: self.accept_imported,
             clock: self.clock,
             cache,
-            publisher: bus.map(Publisher::new),
+            publishers: buses.into_iter().map(Publisher::new).collect(),
             limiter,
             failures: self.failed_attempts.map(FailureLimiter::new),
             usage,
@@ -211,7 +221,7 @@ impl Default for Settings {
             accept_imported: false,
             clock: Arc::new(SystemClock::new()),
             cache: CacheConfig::default(),
-            bus: None,
+            buses: Vec::new(),
             max_limited: LocalLimiter::DEFAULT_CAPACITY,
             #[cfg(feature = "redis")]
             limiter: None,

@@ -19,6 +19,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 
 pub use builder::Builder;
@@ -424,10 +425,9 @@ impl ApiKeys {
     async fn forget_everywhere(&self, id: KeyId, digests: Vec<DigestTag>) {
         let parts = &self.verifier.parts;
         parts.cache.invalidate(id, &digests);
-        if let Some(publisher) = &parts.publisher {
-            let invalidation = Invalidation::Key { id, digests };
-            publisher.publish(&invalidation).await;
-        }
+        let invalidation = Invalidation::Key { id, digests };
+        let publishers = parts.publishers.iter();
+        join_all(publishers.map(|publisher| publisher.publish(&invalidation))).await;
     }
 
     fn event(&self, key: KeyId, action: EventAction, at: Timestamp) -> KeyEvent {

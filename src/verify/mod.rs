@@ -51,7 +51,7 @@ pub(crate) struct Parts {
     pub(crate) accept_imported: bool,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) cache: Arc<KeyCache>,
-    pub(crate) publisher: Option<Publisher>,
+    pub(crate) publishers: Vec<Publisher>,
     pub(crate) limiter: Limiter,
     pub(crate) failures: Option<FailureLimiter>,
     pub(crate) usage: Option<UsageRecorder>,

@@ -12,6 +12,7 @@ mod layers;
 mod limit_headers;
 mod postgres;
 mod redis_bus;
+mod redis_limits;
 mod redis_server;
 mod registry;
 mod services;

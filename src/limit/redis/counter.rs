@@ -9,8 +9,8 @@ pub(super) struct Counter {
     pub(super) id: CounterId,
     /// What Redis has counted, as far as it has told.
     pub(super) known: Window,
-    /// The monotonic time before which it was asked.
-    pub(super) asked_at: Option<u64>,
+    /// When it was asked, and what time it was at Redis when that was told.
+    heard: Option<Heard>,
     /// When the counter was created in Redis; 0 if that is not known.
     pub(super) birth: u64,
     /// What this instance was granted, or let through while Redis failed.
@@ -33,7 +33,7 @@ impl Counter {
                 seconds: charge.limit.window_seconds(),
             },
             known: window,
-            asked_at: None,
+            heard: None,
             birth: 0,
             granted: window,
             lease: Lease::default(),
@@ -52,11 +52,11 @@ impl Counter {
     /// units leave the count, so no call is needed to say so.
     pub(super) fn is_known_to_deny(&self, quota: u64, cost: u64, now: u64, redis_now: u64) -> bool {
         let is_over = |window: &Window| window.total().saturating_add(cost) > quota;
-        let trusted = |asked: u64| now.saturating_sub(asked) < Self::TRUSTED;
+        let trusted = |heard: Heard| now.saturating_sub(heard.asked_at) < Self::TRUSTED;
         // Most requests are told apart by the first of these.
         cost > 0
             && is_over(&self.known)
-            && self.asked_at.is_some_and(trusted)
+            && self.heard.is_some_and(trusted)
             && is_over(&at(self.known, redis_now))
     }
 
@@ -79,13 +79,13 @@ impl Counter {
             .collect()
     }
 
-    /// Takes in what Redis has of the counter, as an answer to a question of `asked_at`.
-    pub(super) fn learn(&mut self, stored: Option<&Stored>, asked_at: u64, redis_now: u64) {
-        // Answers may come in another order than that of the questions.
-        if self.asked_at.is_some_and(|newest| asked_at < newest) {
+    /// Takes in what Redis has of the counter.
+    pub(super) fn learn(&mut self, stored: Option<&Stored>, heard: Heard) {
+        if self.heard.is_some_and(|newest| heard.is_before(newest)) {
             return;
         }
-        self.asked_at = Some(asked_at);
+        self.heard = Some(heard);
+        let redis_now = heard.redis_now;
         self.known = self.window(stored, redis_now);
         self.birth = stored.map_or(0, |stored| stored.birth);
         self.granted.advance(redis_now);
@@ -105,6 +105,22 @@ impl Counter {
         !self.lease.covers(1, now)
             && at(self.granted, redis_now).total() == 0
             && at(self.known, redis_now).total() == 0
+    }
+}
+
+/// When an answer was asked for and received, and what time it was at Redis in between.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heard {
+    pub(super) asked_at: u64,
+    pub(super) received_at: u64,
+    pub(super) redis_now: u64,
+}
+
+impl Heard {
+    /// Whether Redis has said this before `other`: questions and answers overtake each other. Unless
+    /// one was asked after the other was answered, its own clock tells, which may be set back.
+    fn is_before(self, other: Self) -> bool {
+        self.redis_now < other.redis_now && self.asked_at < other.received_at
     }
 }
 

@@ -1,6 +1,6 @@
 use smallvec::SmallVec;
 
-use super::counter::{Counter, at};
+use super::counter::{Counter, Heard, at};
 use super::lease::Grant;
 use super::wire::{Ask, Outcome, Question, Reply, Restore, Seen};
 use crate::limit::{Charge, Decision, Window};
@@ -134,7 +134,7 @@ impl Ledger {
         self.note_clock(call.sent, received, reply);
         self.ended(call);
         let Question::Acquire(asks) = &call.question else {
-            self.learn(call, reply);
+            self.learn(call, reply, received);
             return Step::Again;
         };
         // Counters may have been dropped meanwhile.
@@ -149,7 +149,7 @@ impl Ledger {
         } else {
             self.give_back(asks);
         }
-        self.learn(call, reply);
+        self.learn(call, reply, received);
         if charges.is_empty() {
             return Step::Decided(Decision::default(), None);
         }
@@ -384,8 +384,12 @@ impl Ledger {
         })
     }
 
-    fn learn(&mut self, call: &Call, reply: &Reply) {
-        let redis_now = reply.now_nanos();
+    fn learn(&mut self, call: &Call, reply: &Reply, received_at: u64) {
+        let heard = Heard {
+            asked_at: call.sent,
+            received_at,
+            redis_now: reply.now_nanos(),
+        };
         let ids: SmallVec<[_; 2]> = match &call.question {
             Question::Acquire(asks) => asks.iter().map(|ask| &ask.counter).collect(),
             Question::Refund(refunds) => refunds.iter().map(|refund| &refund.counter).collect(),
@@ -393,7 +397,7 @@ impl Ledger {
         };
         for (id, seen) in ids.into_iter().zip(&reply.counters) {
             if let Some(counter) = self.counters.iter_mut().find(|counter| counter.id == *id) {
-                counter.learn(seen.stored.as_ref(), call.sent, redis_now);
+                counter.learn(seen.stored.as_ref(), heard);
             }
         }
     }

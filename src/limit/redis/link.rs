@@ -64,19 +64,23 @@ impl Link {
         time_us: u64,
     ) -> Result<Reply, RedisError> {
         let script = question.script();
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&*script.hash);
-        question.write(&mut command, tag, time_us);
-        let mut value = self.send(&command).await;
-        if let Err(error) = &value
-            && error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-        {
-            // With the text and not by SCRIPT LOAD: this goes where the key is.
-            let mut command = redis::cmd("EVAL");
-            command.arg(script.text);
+        let call = |name, which: &str| {
+            let mut command = redis::cmd(name);
+            command.arg(which);
             question.write(&mut command, tag, time_us);
-            value = self.send(&command).await;
-        }
+            command
+        };
+        // With the text and not by SCRIPT LOAD: this goes where the key is.
+        let with_text = || call("EVAL", script.text);
+        let value = if let Question::Refund(_) = question {
+            // A second attempt would be overtaken by what this instance asks next.
+            self.send(&with_text()).await
+        } else {
+            match self.send(&call("EVALSHA", &script.hash)).await {
+                Err(error) if is_unknown_script(&error) => self.send(&with_text()).await,
+                value => value,
+            }
+        };
         Reply::read(value?).ok_or_else(|| {
             let kind = ErrorKind::UnexpectedReturnType;
             (kind, "the script returned something else").into()
@@ -113,6 +117,10 @@ impl Link {
             .unwrap_or_else(PoisonError::into_inner);
         *connection = fresh;
     }
+}
+
+fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
 /// No retries and no time limit of its own: the gate decides when to try again, and each call has

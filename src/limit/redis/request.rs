@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
@@ -124,7 +125,7 @@ impl Request {
             return self.end(&call);
         };
         let mut flight = self.flight(call, pass);
-        runtime.spawn(async move {
+        let mut fetched = Box::pin(async move {
             // When Redis has lost its data, the first answer asks for a report of it.
             while let Ok(Step::Ask(call)) = flight.land(&[]).await {
                 let Some(pass) = self.limiter.0.gate.enter(self.since.now()) else {
@@ -133,6 +134,11 @@ impl Request {
                 flight = self.flight(call, pass);
             }
         });
+        // On its way before anything that is asked next: whoever is refused and comes again finds
+        // taken back what was charged.
+        if fetched.as_mut().now_or_never().is_none() {
+            runtime.spawn(fetched);
+        }
     }
 
     pub(super) fn flight(&self, call: Call, pass: Pass) -> Flight {

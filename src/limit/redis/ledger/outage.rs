@@ -93,6 +93,10 @@ impl Ledger {
             // What the outage policy let through, Redis has not counted. For a request that Redis
             // was asked about in the same time this leaves units charged, which is the safe side.
             if !outside && counter.birth != 0 {
+                // As if Redis had done it: so nothing is denied here meanwhile that it would admit.
+                counter
+                    .known
+                    .refund(demand.cost, charged_us * NANOS_PER_MICRO);
                 refunds.push(Refund {
                     counter: counter.id.clone(),
                     cost: demand.cost,

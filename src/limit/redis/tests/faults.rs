@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::server::Server;
 use super::{charge, limit, now, remaining, stranger};
 use crate::limit::redis::gate::Gate;
-use crate::limit::{OutagePolicy, RedisLimiter, RedisLimiterBuilder};
+use crate::limit::{Acquire, OutagePolicy, RedisLimiter, RedisLimiterBuilder};
 
 fn on(server: &Server) -> RedisLimiterBuilder {
     RedisLimiter::builder(&server.url()).deadline(Duration::from_millis(200))
@@ -50,28 +50,28 @@ async fn a_server_that_hangs_holds_nobody_up() {
         .await
         .unwrap();
     server.tell(&["CLIENT", "PAUSE", "1500", "ALL"]);
-    let began = Instant::now();
+    let (before, frozen) = (limiter.calls(), now());
     for _ in 0..Gate::FAILURES {
         limiter
-            .acquire(&subject, &[charge(&hour, 1)], now())
+            .acquire(&subject, &[charge(&hour, 1)], frozen)
             .await
             .unwrap_err();
     }
-    assert!(
-        began.elapsed() >= Duration::from_millis(900),
+    let asked = limiter.calls() - before;
+    assert_eq!(
+        asked,
+        u64::from(Gate::FAILURES),
         "each waited for its deadline"
     );
-    let opened = Instant::now();
     for _ in 0..1_000 {
-        limiter
-            .acquire(&subject, &[charge(&hour, 1)], now())
-            .await
-            .unwrap_err();
+        // At once, or this would not be a decision.
+        let decision = limiter.begin(&subject, &[charge(&hour, 1)], frozen);
+        assert!(
+            matches!(decision, Acquire::Done(Err(_))),
+            "none of these waits"
+        );
     }
-    assert!(
-        opened.elapsed() < Duration::from_millis(150),
-        "none of these waits"
-    );
+    assert_eq!(limiter.calls() - before, asked);
     recovers(&limiter, Duration::from_secs(5)).await;
 }
 
@@ -176,18 +176,16 @@ async fn a_crash_under_load_stays_within_its_bound() {
             for _ in 0..8 {
                 let (limiter, subject, minute) = (limiter.clone(), subject.clone(), minute.clone());
                 tasks.spawn(async move {
-                    let (mut admitted, mut slowest) = (0, Duration::ZERO);
+                    let mut admitted = 0;
                     while Instant::now() < until {
-                        let began = Instant::now();
                         let decision = limiter
                             .acquire(&subject, &[charge(&minute, 1)], now())
                             .await;
                         admitted += u64::from(decision.unwrap().is_admitted());
-                        slowest = slowest.max(began.elapsed());
                         // Some of the quota is left when the server dies.
                         tokio::time::sleep(Duration::from_millis(12)).await;
                     }
-                    (admitted, slowest)
+                    admitted
                 });
             }
         }
@@ -195,14 +193,11 @@ async fn a_crash_under_load_stays_within_its_bound() {
         server.kill();
         tokio::time::sleep(Duration::from_millis(400)).await;
         server.resume();
-        let told = tasks.join_all().await;
-        let admitted: u64 = told.iter().map(|(admitted, _)| admitted).sum();
-        let slowest = told.iter().map(|(_, slowest)| *slowest).max().unwrap();
-        println!("leased: {leased}, {admitted} of {QUOTA} admitted, slowest {slowest:?}");
+        let admitted: u64 = tasks.join_all().await.into_iter().sum();
+        println!("leased: {leased}, {admitted} of {QUOTA} admitted");
         // One loss, and the share of two instances.
         assert!(admitted <= 2 * QUOTA + 2 * QUOTA * u64::from(PERCENT) / 100);
         assert!(admitted >= QUOTA * 9 / 10, "it came back");
-        assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     }
 }
 

@@ -137,6 +137,30 @@ fn three_instances_can_use_nine_tenths_of_the_quota() {
     assert!(admitted * 10 >= ideal * 9);
 }
 
+/// A quota of 10,000 a minute, used up at 1,000 requests a second.
+#[test]
+fn one_call_serves_fifty_requests_of_a_busy_key() {
+    let (mut most, mut least) = (0, u64::MAX);
+    for seed in 0..20 {
+        let mut random = Random::new(seed);
+        let faults = Faults {
+            leased: true,
+            ..Faults::default()
+        };
+        let limits = vec![limit("minute", 10_000, 60)];
+        let mut world = World::new(&mut random, 1, limits, faults);
+        for milli in 0..10_000 {
+            world.arrive_at_cost(milli * 1_000_000, 1);
+        }
+        let told = world.run();
+        assert!(told.calls * 50 <= told.requests, "history {seed}");
+        most = told.calls.max(most);
+        least = told.admitted.min(least);
+    }
+    println!("10000 requests of one quota: at most {most} calls, at least {least} admitted");
+    assert!(least >= 9_000);
+}
+
 #[test]
 fn a_redis_that_is_emptied_adds_at_most_one_quota_each_time() {
     let (mut over, mut losses) = (0, 0);

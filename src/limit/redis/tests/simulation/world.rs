@@ -147,6 +147,10 @@ impl World {
 
     pub(super) fn arrive(&mut self, at: u64) {
         let cost = [1, 1, 1, self.random.between(1, 5)][self.random.below(4)];
+        self.arrive_at_cost(at, cost);
+    }
+
+    pub(super) fn arrive_at_cost(&mut self, at: u64, cost: u64) {
         self.asked.push((at, cost));
         self.happens(at, What::Arrival(Request { cost, waits: 0 }));
     }

@@ -1,0 +1,197 @@
+//! Limits that several instances share over a real Redis, through the whole middleware.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get as on_get;
+use tower_api_key::limit::{LimiterOutage, OutagePolicy, RedisLimiter};
+use tower_api_key::{
+    ApiKeyLayer, ApiKeys, Attempt, DenialKind, DenialReason, Issued, MemoryStore, NewKey,
+    Requirements,
+};
+
+use crate::core_support::{SECOND, settle, verify};
+use crate::redis_server::{RedisServer, shared_url};
+use crate::support::{Bench, bearing, limit, send};
+
+/// Long enough for a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn limiter(url: &str, policy: OutagePolicy) -> RedisLimiter {
+    let limiter = RedisLimiter::builder(url).deadline(PATIENCE);
+    limiter.on_outage(policy).connect().await.unwrap()
+}
+
+/// An instance of a service, with a limiter and a cache of its own.
+async fn instance(memory: &MemoryStore) -> ApiKeys {
+    let limiter = limiter(&shared_url(), OutagePolicy::Deny).await;
+    ApiKeys::builder(memory.clone())
+        .redis_limiter(limiter)
+        .build()
+}
+
+async fn bench_on(server: &RedisServer, policy: OutagePolicy) -> Bench {
+    let limiter = limiter(&server.url(), policy).await;
+    Bench::with(|builder| builder.redis_limiter(limiter))
+}
+
+fn protected(layer: &ApiKeyLayer) -> Router {
+    Router::new().route("/", on_get(|| async {}).layer(layer.clone()))
+}
+
+fn with_quota(quota: u64) -> NewKey {
+    NewKey::named("x")
+        .scopes(["orders:read"])
+        .limit(limit("hour", quota, 3_600))
+}
+
+fn text(issued: &Issued) -> &str {
+    issued.secret().expose()
+}
+
+#[tokio::test]
+async fn instances_admit_one_quota_together_and_tell_what_is_left() {
+    let memory = MemoryStore::new();
+    let (one, other) = (instance(&memory).await, instance(&memory).await);
+    let issued = one.issue(with_quota(5)).await.unwrap();
+    let apps = [&one, &other].map(|keys| protected(&ApiKeyLayer::new(keys)));
+    for turn in 0..5 {
+        let answer = send(&apps[turn % 2], bearing(text(&issued))).await;
+        assert_eq!(answer.status, 200);
+        let told = answer.header("ratelimit").unwrap();
+        assert!(
+            told.starts_with(&format!("\"hour\";r={};t=", 4 - turn)),
+            "{told}"
+        );
+    }
+    for app in &apps {
+        let answer = send(app, bearing(text(&issued))).await;
+        assert_eq!((answer.status, &*answer.code()), (429, "rate_limited"));
+        let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!((3_600..=3_825).contains(&wait), "{wait}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_for_its_scope_asks_nobody_and_costs_nothing() {
+    let limiter = limiter(&shared_url(), OutagePolicy::Deny).await;
+    let bench = Bench::with(|builder| builder.redis_limiter(limiter.clone()));
+    let issued = bench.issue(with_quota(2)).await;
+    let lacking = protected(&bench.layer().scopes(["orders:write"]));
+    let answer = send(&lacking, bearing(text(&issued))).await;
+    assert_eq!((answer.status, limiter.calls()), (403, 0));
+    assert_eq!(answer.header("ratelimit").unwrap(), "\"hour\";r=2;t=0");
+    let granted = protected(&bench.layer());
+    let answer = send(&granted, bearing(text(&issued))).await;
+    assert_eq!((answer.status, limiter.calls()), (200, 1));
+    let answer = send(&lacking, bearing(text(&issued))).await;
+    let told = answer.header("ratelimit").unwrap();
+    assert!(told.starts_with("\"hour\";r=1;t="), "{told}");
+}
+
+#[tokio::test]
+async fn what_an_inner_layer_refuses_is_taken_back_from_redis() {
+    let memory = MemoryStore::new();
+    let (here, there) = (instance(&memory).await, instance(&memory).await);
+    let issued = here.issue(with_quota(2)).await.unwrap();
+    let auth = ApiKeyLayer::new(&here);
+    let app = Router::new()
+        .fallback(|| async {})
+        .layer(auth.scopes(["orders:write"]))
+        .layer(auth);
+    for _ in 0..5 {
+        assert_eq!(send(&app, bearing(text(&issued))).await.status, 403);
+    }
+    // Not waited for, so it takes a moment until another instance sees the last of it.
+    let both = || async {
+        let needs = Requirements::new().cost(2);
+        let attempt = Attempt::new(text(&issued));
+        there.verifier().verify(attempt, &needs).await.is_ok()
+    };
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !both().await {
+        assert!(tokio::time::Instant::now() < until, "it stays charged");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_inner_layer_asks_for_limits_of_its_own() {
+    let memory = MemoryStore::new();
+    let keys = instance(&memory).await;
+    let issued = keys.issue(with_quota(100)).await.unwrap();
+    let auth = ApiKeyLayer::new(&keys);
+    // Whose name no other run of this test has.
+    let name = format!("route-{}", std::process::id());
+    let route = auth.route_limits([limit(&name, 2, 3_600)]);
+    let app = Router::new().fallback(|| async {}).layer(route).layer(auth);
+    let mut statuses = [0; 3];
+    for status in &mut statuses {
+        *status = send(&app, bearing(text(&issued))).await.status;
+    }
+    assert_eq!(statuses, [200, 200, 429]);
+}
+
+#[tokio::test]
+async fn without_redis_requests_are_unavailable_where_the_policy_denies() {
+    let mut server = RedisServer::start().await;
+    let bench = bench_on(&server, OutagePolicy::Deny).await;
+    let issued = bench.issue(with_quota(100)).await;
+    let app = protected(&bench.layer());
+    assert_eq!(send(&app, bearing(text(&issued))).await.status, 200);
+    server.kill();
+    let answer = send(&app, bearing(text(&issued))).await;
+    assert_eq!((answer.status, &*answer.code()), (503, "unavailable"));
+    assert_eq!(answer.header("retry-after").as_deref(), Some("1"));
+    let denial = verify(bench.keys.verifier(), text(&issued))
+        .await
+        .unwrap_err();
+    assert_eq!(denial.kind(), DenialKind::Unavailable);
+    assert_eq!(denial.reason(), DenialReason::Limiter);
+    assert_eq!(denial.key_id(), Some(issued.key().record.id));
+    let source = std::error::Error::source(&denial).unwrap();
+    assert!(source.is::<LimiterOutage>(), "{source}");
+    // A key without limits needs no limiter.
+    let free = bench.issue(NewKey::named("free")).await;
+    assert_eq!(send(&app, bearing(text(&free))).await.status, 200);
+    assert_eq!(bench.used(&issued).await, (1, 2));
+}
+
+#[tokio::test]
+async fn without_redis_each_instance_admits_its_share() {
+    let mut server = RedisServer::start().await;
+    let bench = bench_on(&server, OutagePolicy::Local { percent: 20 }).await;
+    let issued = bench.issue(with_quota(100)).await;
+    server.kill();
+    let app = protected(&bench.layer());
+    let mut admitted = 0;
+    for _ in 0..50 {
+        let status = send(&app, bearing(text(&issued))).await.status;
+        assert!([200, 429].contains(&status), "{status}");
+        admitted += u32::from(status == 200);
+    }
+    assert_eq!(admitted, 20);
+}
+
+/// A key that ends while Redis thinks is refused, and has cost nothing.
+#[tokio::test]
+async fn a_key_that_ends_while_redis_is_asked_is_refused() {
+    let server = RedisServer::start().await;
+    let bench = bench_on(&server, OutagePolicy::Deny).await;
+    let ends = bench.keys.now() + SECOND;
+    let issued = bench.issue(with_quota(1).expires_at(ends)).await;
+    let free = Requirements::new().cost(0);
+    let attempt = Attempt::new(text(&issued));
+    assert!(bench.keys.verifier().verify(attempt, &free).await.is_ok());
+    server.hang(true);
+    let (verifier, secret) = (bench.keys.verifier().clone(), text(&issued).to_owned());
+    let asked = tokio::spawn(async move { verify(&verifier, &secret).await });
+    settle().await;
+    assert!(!asked.is_finished(), "it waits for Redis");
+    bench.clock.advance(SECOND);
+    server.hang(false);
+    let denial = asked.await.unwrap().unwrap_err();
+    assert_eq!(denial.reason(), DenialReason::Expired);
+    bench.clock.set_wall(ends - SECOND);
+    verify(bench.keys.verifier(), text(&issued)).await.unwrap();
+}
