@@ -110,6 +110,12 @@ start_postgres() {
     -o "-p $1 -c listen_addresses=127.0.0.1 -k $servers_dir/postgres -F" </dev/null >/dev/null 2>&1
 }
 
+# Without a word to anybody who is connected, and with the same options.
+restart_postgres() {
+  unprivileged pg_ctl restart -w -D "$servers_dir/postgres/data" -m immediate \
+    -l "$servers_dir/postgres/log" </dev/null >/dev/null 2>&1
+}
+
 # Runs one of PostgreSQL's programs. They refuse to run as root, so root steps down first. In a
 # subshell, which may change its directory.
 unprivileged() (

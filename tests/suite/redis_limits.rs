@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get as on_get;
 use tower_api_key::limit::{LimiterOutage, OutagePolicy, RedisLimiter};
+use tower_api_key::testing::ManualClock;
 use tower_api_key::{
     ApiKeyLayer, ApiKeys, Attempt, DenialKind, DenialReason, Issued, MemoryStore, NewKey,
     Requirements,
@@ -70,6 +71,31 @@ async fn instances_admit_one_quota_together_and_tell_what_is_left() {
         let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
         assert!((3_600..=3_825).contains(&wait), "{wait}");
     }
+}
+
+/// They go by the clock of Redis, whatever their own ones say.
+#[tokio::test]
+async fn instances_whose_clocks_are_an_hour_apart_admit_one_quota() {
+    let memory = MemoryStore::new();
+    let (clock, behind) = (ManualClock::default(), ManualClock::default());
+    clock.advance(SECOND * 3_600);
+    let mut apps = Vec::new();
+    for clock in [&clock, &behind] {
+        let limiter = limiter(&shared_url(), OutagePolicy::Deny).await;
+        let builder = ApiKeys::builder(memory.clone()).clock(clock.clone());
+        apps.push(builder.redis_limiter(limiter).build());
+    }
+    let issued = apps[0].issue(with_quota(10)).await.unwrap();
+    let mut admitted = 0;
+    for turn in 0..40 {
+        let verified = verify(apps[turn % 2].verifier(), text(&issued)).await;
+        admitted += u32::from(verified.is_ok());
+        // An hour later on one clock, the whole window has passed by it.
+        if turn == 20 {
+            clock.advance(SECOND * 3_900);
+        }
+    }
+    assert_eq!(admitted, 10);
 }
 
 #[tokio::test]

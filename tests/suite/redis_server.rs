@@ -51,6 +51,14 @@ impl RedisServer {
         assert!(sent.unwrap().success());
     }
 
+    pub(crate) async fn tell(&self, command: &[&str]) {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut told = redis::cmd(command[0]);
+        told.arg(&command[1..]);
+        told.exec_async(&mut connection).await.unwrap();
+    }
+
     async fn is_ready(&self) {
         let client = redis::Client::open(self.url()).unwrap();
         for _ in 0..1_000 {

@@ -78,6 +78,13 @@ impl Database {
             .unwrap()
     }
 
+    /// Ends every connection to it but its own.
+    pub(crate) async fn end_connections(&self) {
+        let query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                     WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        execute(&self.url, query).await.unwrap();
+    }
+
     /// Runs statements with the schema for each `{schema}`.
     async fn execute(&self, statements: &str) -> sqlx::Result<u64> {
         let schema = quoted(&self.schema);
