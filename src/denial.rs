@@ -32,6 +32,8 @@ struct Inner {
 pub enum DenialKind {
     /// The key may not be used from this address (403).
     AddressNotAllowed,
+    /// The key was sent in clear text (403).
+    InsecureTransport,
     /// The key lacks a scope that is required here (403).
     InsufficientScope,
     /// The credential is no valid key (401).
@@ -53,6 +55,7 @@ impl DenialKind {
     pub const fn code(self) -> &'static str {
         match self {
             Self::AddressNotAllowed => "address_not_allowed",
+            Self::InsecureTransport => "insecure_transport",
             Self::InsufficientScope => "insufficient_scope",
             Self::InvalidKey => "invalid_key",
             Self::InvalidRequest => "invalid_request",
@@ -102,6 +105,8 @@ pub enum DenialReason {
     Scope,
     /// The store could not tell.
     Store,
+    /// The key came over a connection that is not encrypted.
+    Transport,
     /// The store has no such key.
     Unknown,
 }
@@ -127,6 +132,7 @@ impl DenialReason {
             Self::Revoked => "revoked",
             Self::Scope => "scope",
             Self::Store => "store",
+            Self::Transport => "transport",
             Self::Unknown => "unknown",
         }
     }
@@ -186,6 +192,10 @@ impl Denial {
         let mut denial = Self::new(DenialKind::InsufficientScope, DenialReason::Scope);
         denial.0.required.extend(required);
         denial
+    }
+
+    pub(crate) fn insecure_transport() -> Self {
+        Self::new(DenialKind::InsecureTransport, DenialReason::Transport)
     }
 
     pub(crate) fn rate_limited(limits: LimitReport) -> Self {
@@ -253,6 +263,9 @@ impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.0.kind, self.0.reason) {
             (DenialKind::AddressNotAllowed, _) => "the API key may not be used from this address",
+            (DenialKind::InsecureTransport, _) => {
+                "an API key was sent without TLS, where others can read it: replace it"
+            }
             (DenialKind::InsufficientScope, _) => "the API key lacks a scope that is required here",
             (DenialKind::InvalidKey, _) => "the API key is not valid",
             (DenialKind::InvalidRequest, _) => "the request carries more than one API key",

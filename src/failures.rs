@@ -1,60 +1,97 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
+#[cfg(feature = "redis")]
+use tokio::runtime::Handle;
+
 use crate::clock::Moment;
+#[cfg(feature = "redis")]
+use crate::limit::{Acquire, RedisLimiter};
 use crate::limit::{
-    Charge, LimitSpace, LimitStatus, LocalLimiter, RateLimit, Subject, SubjectId, Verdict,
+    Charge, Decision, LimitSpace, Limiter, LocalLimiter, RateLimit, Subject, SubjectId,
 };
 
 /// Counts attempts with bad keys for each client address, in bounded memory.
 ///
-/// An IPv6 address counts as its /64, the least that is given to one customer (RFC 6177).
+/// An IPv6 address counts as its /64, the least that is given to one customer (RFC 6177). With
+/// Redis, failures are counted there as well, for all instances; nobody waits for it, so an
+/// instance learns with one failure what the others have counted before.
 pub(crate) struct FailureLimiter {
     limit: RateLimit,
-    limiter: LocalLimiter,
+    local: LocalLimiter,
+    #[cfg(feature = "redis")]
+    shared: Option<RedisLimiter>,
 }
 
 impl FailureLimiter {
     /// The most addresses that are told apart at one time.
     const CAPACITY: usize = 100_000;
 
-    pub(crate) fn new(limit: RateLimit) -> Self {
+    /// Counts where `limiter` does, too.
+    #[cfg_attr(not(feature = "redis"), expect(unused_variables))]
+    pub(crate) fn new(limit: RateLimit, limiter: &Limiter) -> Self {
         Self {
             limit,
-            limiter: LocalLimiter::forgetful(Self::CAPACITY),
+            local: LocalLimiter::forgetful(Self::CAPACITY),
+            #[cfg(feature = "redis")]
+            shared: match limiter {
+                Limiter::Local(_) => None,
+                Limiter::Redis(limiter) => Some(limiter.apart(Self::CAPACITY)),
+            },
         }
     }
 
     /// Counts a failure. How long to wait, if it is one too many.
     pub(crate) fn record(&self, address: IpAddr, now: Moment) -> Option<Duration> {
-        match self.charge(address, 1, now).verdict() {
-            Verdict::Denied { retry_after } => Some(retry_after),
-            _ => None,
-        }
+        let (subject, charges) = (subject(address), [self.charge()]);
+        let here = self.local.acquire(&subject, &charges, now).retry_after();
+        here.max(self.record_shared(&subject, &charges, now))
     }
 
     /// How long `address` must wait before it may try another key, if it must.
     pub(crate) fn blocked_for(&self, address: IpAddr, now: Moment) -> Option<Duration> {
-        let subject = subject(address);
-        let charge = Charge {
-            limit: &self.limit,
-            space: LimitSpace::Key,
-            cost: 0,
-        };
-        let decision = self.limiter.acquire(&subject, &[charge], now);
-        let status = decision.statuses()[0];
-        (status.remaining() == 0).then_some(status.resets_in())
+        let (subject, charges) = (subject(address), [self.charge()]);
+        let wait = |decision: Decision| decision.retry_after();
+        let here = wait(self.local.foresee(&subject, &charges, &[], now));
+        #[cfg(feature = "redis")]
+        let here = here.max(
+            self.shared
+                .as_ref()
+                .and_then(|limiter| wait(limiter.foresee(&subject, &charges, &[], now))),
+        );
+        here
     }
 
-    fn charge(&self, address: IpAddr, cost: u64, now: Moment) -> LimitStatus {
-        let charge = Charge {
+    #[cfg(feature = "redis")]
+    fn record_shared(
+        &self,
+        subject: &Subject,
+        charges: &[Charge<'_>],
+        now: Moment,
+    ) -> Option<Duration> {
+        match self.shared.as_ref()?.begin(subject, charges, now) {
+            Acquire::Done(decision) => decision.ok()?.retry_after(),
+            Acquire::Wait(decision) => {
+                if let Ok(runtime) = Handle::try_current() {
+                    runtime.spawn(decision);
+                }
+                None
+            }
+        }
+    }
+
+    #[cfg(not(feature = "redis"))]
+    #[expect(clippy::unused_self, reason = "there is nobody to share with")]
+    fn record_shared(&self, _: &Subject, _: &[Charge<'_>], _: Moment) -> Option<Duration> {
+        None
+    }
+
+    fn charge(&self) -> Charge<'_> {
+        Charge {
             limit: &self.limit,
             space: LimitSpace::Key,
-            cost,
-        };
-        self.limiter
-            .acquire(&subject(address), &[charge], now)
-            .statuses()[0]
+            cost: 1,
+        }
     }
 }
 

@@ -43,7 +43,7 @@
 //! | to | read |
 //! | --- | --- |
 //! | make and change keys | [`ApiKeys`], [`NewKey`], [`KeyUpdate`] |
-//! | protect routes | [`ApiKeyLayer`], [`CredentialSources`] |
+//! | protect routes | [`ApiKeyLayer`], [`CredentialSources`], [`TrustedProxies`] |
 //! | use a key in a handler | [`KeyPrincipal`] |
 //! | limit keys | [`RateLimit`], [`limit`] |
 //! | keep keys | [`MemoryStore`], `SqliteStore`, `PostgresStore`, or your own [`KeyStore`] |
@@ -121,6 +121,7 @@ pub use key::{
 pub use limit::{InvalidLimit, LimitReport, LimitStatus, RateLimit, RateLimits, Verdict};
 pub use middleware::{
     ApiKeyLayer, ApiKeyService, ClientAddress, CredentialSources, DenialBody, ResponseFuture,
+    SecureTransport, TrustedProxies,
 };
 pub use principal::KeyPrincipal;
 pub use record::{

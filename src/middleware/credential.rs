@@ -1,5 +1,3 @@
-use std::net::IpAddr;
-
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Request, Uri};
 
@@ -291,23 +289,4 @@ fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query
         .split('&')
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-}
-
-/// The client's address, in a request's extensions. Put it there where axum's `ConnectInfo` is not
-/// to be had, or says something else; this one comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientAddress(pub IpAddr);
-
-pub(super) fn client_address<B>(request: &Request<B>) -> Option<IpAddr> {
-    let extensions = request.extensions();
-    if let Some(ClientAddress(address)) = extensions.get() {
-        return Some(*address);
-    }
-    #[cfg(feature = "axum")]
-    if let Some(axum::extract::ConnectInfo(peer)) =
-        extensions.get::<axum::extract::ConnectInfo<std::net::SocketAddr>>()
-    {
-        return Some(peer.ip());
-    }
-    None
 }

@@ -7,10 +7,12 @@ use http::Response;
 use http::request::Parts;
 use tower_layer::Layer;
 
+use super::exposure::Exposure;
 use super::response::DEFAULT_REALM;
-use super::{ApiKeyService, CredentialSources, DenialBody};
+use super::{ApiKeyService, CredentialSources, DenialBody, TrustedProxies};
 use crate::denial::Denial;
 use crate::limit::RateLimit;
+use crate::registry::ApiKeys;
 use crate::requirements::{LimitBy, Requirements};
 use crate::verify::Verifier;
 
@@ -24,11 +26,12 @@ use crate::verify::Verifier;
 ///    has from the outer one. If it refuses the request, the outer one takes back its charge.
 /// 3. The credential is looked for in every source ([`CredentialSources`]). None at all passes in
 ///    optional mode and is refused otherwise; more than one is refused always.
-/// 4. [`Verifier`] decides.
-/// 5. The credential is taken out of the request, and the [`KeyPrincipal`](crate::KeyPrincipal)
-///    put into its extensions. Credentials that are not looked at, because of 1 to 3, are taken
+/// 4. A credential that came in clear text is refused, where [`ApiKeyLayer::require_tls`] says so.
+/// 5. [`Verifier`] decides.
+/// 6. The credential is taken out of the request, and the [`KeyPrincipal`](crate::KeyPrincipal)
+///    put into its extensions. Credentials that are not looked at, because of 1 to 4, are taken
 ///    out as well.
-/// 6. The answer of a verified key tells its limits, and that it depends on the header that the
+/// 7. The answer of a verified key tells its limits, and that it depends on the header that the
 ///    key came in.
 ///
 /// A key in the cache is decided on without waiting, and the future of the inner service follows
@@ -72,6 +75,9 @@ pub(super) struct Policy {
     pub(super) allow_preflight: bool,
     pub(super) keep_credential: bool,
     pub(super) legacy_headers: bool,
+    pub(super) require_tls: bool,
+    pub(super) exposure: Option<Exposure>,
+    pub(super) proxies: Option<TrustedProxies>,
     pub(super) realm: Arc<str>,
     pub(super) hook: Option<DenialHook>,
 }
@@ -88,6 +94,9 @@ impl ApiKeyLayer {
             allow_preflight: false,
             keep_credential: false,
             legacy_headers: false,
+            require_tls: false,
+            exposure: None,
+            proxies: None,
             realm: DEFAULT_REALM.into(),
             hook: None,
         };
@@ -185,6 +194,34 @@ impl ApiKeyLayer {
     /// Where the key may be. Default: `Authorization: Bearer` and `X-API-Key`.
     pub fn sources(&self, sources: CredentialSources) -> Self {
         self.with(|policy| policy.sources = sources)
+    }
+
+    /// Believes these proxies about who the client is, for failed attempts and for the addresses
+    /// that a key allows, and about whether it came over TLS. Default: nobody is believed, and the
+    /// client is who holds the connection.
+    pub fn trust_proxies(&self, proxies: TrustedProxies) -> Self {
+        self.with(|policy| policy.proxies = Some(proxies))
+    }
+
+    /// Refuses keys that are sent in clear text (403), good and bad ones alike, and without a
+    /// redirect, which would teach clients to go on so. Default: off.
+    ///
+    /// A request counts as encrypted when a [trusted proxy](Self::trust_proxies) says so; without
+    /// its word when [`SecureTransport`](crate::SecureTransport) in the extensions does; and without
+    /// that when its URI has the scheme `https`, as with HTTP/2.
+    pub fn require_tls(&self) -> Self {
+        self.with(|policy| policy.require_tls = true)
+    }
+
+    /// As [`require_tls`](Self::require_tls), and also disables a good key that was seen in clear
+    /// text: whoever was on the way may have it now. Its owner can be given a new secret by
+    /// rotating and enabling it. The audit trail names `clear_text` as the actor.
+    pub fn disable_exposed(&self, keys: &ApiKeys) -> Self {
+        let exposure = Exposure::new(keys);
+        self.with(|policy| {
+            policy.require_tls = true;
+            policy.exposure = Some(exposure);
+        })
     }
 
     /// Leaves the credential in the request, for a handler that passes it on. Default: it is

@@ -4,7 +4,9 @@
 //! What it does with a request, and in which order, is told at [`ApiKeyLayer`].
 
 mod body;
+mod client;
 mod credential;
+mod exposure;
 mod fields;
 mod future;
 mod layer;
@@ -13,7 +15,8 @@ mod response;
 mod service;
 
 pub use body::DenialBody;
-pub use credential::{ClientAddress, CredentialSources};
+pub use client::{ClientAddress, SecureTransport, TrustedProxies};
+pub use credential::CredentialSources;
 pub use future::ResponseFuture;
 pub use layer::ApiKeyLayer;
 #[cfg(feature = "axum")]

@@ -139,7 +139,9 @@ fn status(kind: DenialKind) -> StatusCode {
     match kind {
         DenialKind::InvalidRequest => StatusCode::BAD_REQUEST,
         DenialKind::InvalidKey | DenialKind::MissingKey => StatusCode::UNAUTHORIZED,
-        DenialKind::AddressNotAllowed | DenialKind::InsufficientScope => StatusCode::FORBIDDEN,
+        DenialKind::AddressNotAllowed
+        | DenialKind::InsecureTransport
+        | DenialKind::InsufficientScope => StatusCode::FORBIDDEN,
         DenialKind::RateLimited | DenialKind::TooManyFailures => StatusCode::TOO_MANY_REQUESTS,
         DenialKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
     }

@@ -6,7 +6,8 @@ use http::{Method, Request, Response};
 use tower_service::Service;
 
 use super::DenialBody;
-use super::credential::{Caches, Found, Source, client_address};
+use super::client::{client_address, is_secure};
+use super::credential::{Caches, Found, Source};
 use super::future::{ResponseFuture, Waiting};
 use super::layer::Policy;
 use super::owed::{Owed, Place};
@@ -75,7 +76,14 @@ where
                 return self.refuse(&Denial::ambiguous(), request);
             }
         };
-        let address = client_address(&request);
+        if policy.require_tls && !is_secure(&request, policy.proxies.as_ref()) {
+            if let Some(exposure) = &policy.exposure {
+                exposure.disable(text);
+            }
+            policy.withhold_credentials(&mut request);
+            return self.refuse(&Denial::insecure_transport(), request);
+        }
+        let address = client_address(&request, policy.proxies.as_ref());
         let step = match text {
             [] => Step::Refused(keys.refuse_text(DenialReason::Empty, address)),
             text => keys.begin(Attempt::of_bytes(text).from_address(address)),

@@ -119,8 +119,12 @@ impl<S> Builder<S> {
         self
     }
 
-    /// How many bad keys may come from one client address. Beyond it only keys that are in the
-    /// cache already pass from there. Default: any number.
+    /// How many bad keys may come from one client address, an IPv6 one standing for its /64. Beyond
+    /// it only keys that are in the cache already pass from there. With a limiter in Redis the
+    /// instances count together. Default: any number.
+    ///
+    /// The address is that of the peer, or what a layer's
+    /// [trusted proxies](crate::ApiKeyLayer::trust_proxies) tell.
     pub fn failed_attempts(mut self, limit: RateLimit) -> Self {
         self.settings.failed_attempts = Some(limit);
         self
@@ -195,6 +199,7 @@ impl Settings {
         let limiter = Limiter::Local(LocalLimiter::new(self.max_limited));
         #[cfg(feature = "redis")]
         let limiter = self.limiter.map_or(limiter, Limiter::Redis);
+        let failures = self.failed_attempts;
         let parts = Parts {
             format: self.format,
             hasher: self.hasher,
@@ -202,8 +207,8 @@ impl Settings {
             clock: self.clock,
             cache,
             publishers: buses.into_iter().map(Publisher::new).collect(),
+            failures: failures.map(|limit| FailureLimiter::new(limit, &limiter)),
             limiter,
-            failures: self.failed_attempts.map(FailureLimiter::new),
             usage,
             realm: Realm::new(),
         };

@@ -25,7 +25,7 @@ use futures_util::future::BoxFuture;
 pub(crate) use attempt::Admission;
 pub use attempt::{Attempt, Verified};
 
-use crate::cache::{Cached, CachedKey, KeyCache};
+use crate::cache::{Cached, CachedKey, KeyCache, Outage};
 use crate::clock::{Clock, Moment};
 use crate::denial::{Denial, DenialReason};
 use crate::failures::FailureLimiter;
@@ -33,7 +33,7 @@ use crate::invalidation::Publisher;
 use crate::key::{Candidates, KeyFormat, KeyHasher};
 use crate::limit::Limiter;
 use crate::principal::Realm;
-use crate::record::KeyId;
+use crate::record::{KeyId, KeyStatus};
 use crate::requirements::Requirements;
 use crate::usage::UsageRecorder;
 
@@ -156,6 +156,23 @@ impl Verifier {
             }
         }
         Err(parts.fail(DenialReason::Unknown, address, parts.clock.now()))
+    }
+
+    /// Whose secret `text` is, if the key is active. Counts nothing.
+    pub(crate) async fn identify(&self, text: &[u8]) -> Result<Option<KeyId>, Outage> {
+        let parts = &*self.parts;
+        for digest in parts.recognize(text).iter().flatten() {
+            let key = match parts.cache.get(digest, parts.clock.now()) {
+                Cached::Hit(key) => Some(key),
+                Cached::Unknown => None,
+                Cached::Absent => parts.cache.load(digest).await?,
+            };
+            if let Some(key) = key {
+                let status = key.status(parts.clock.now());
+                return Ok((status == KeyStatus::Active).then_some(key.record.id));
+            }
+        }
+        Ok(None)
     }
 
     /// Makes sure that no verification which starts from now on sees what was stored of this key

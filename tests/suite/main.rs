@@ -3,6 +3,7 @@
 mod admin;
 mod allocations;
 mod cache;
+mod clients;
 mod contract;
 mod core_support;
 mod extractors;

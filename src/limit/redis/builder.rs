@@ -137,9 +137,10 @@ impl RedisLimiterBuilder {
             deadline: self.deadline,
             on_outage: self.on_outage,
             table: Table::new(&self.key_prefix, self.capacity),
-            gate: Arc::new(Gate::new()),
+            key_prefix: self.key_prefix,
+            gate: Arc::new(Gate::new(Gate::IN_FLIGHT)),
             clock: std::sync::Mutex::default(),
-            link,
+            link: Arc::new(link),
         })))
     }
 }

@@ -14,6 +14,7 @@ use crate::clock::Moment;
 pub(super) struct Gate {
     state: Mutex<State>,
     in_flight: AtomicUsize,
+    most_in_flight: usize,
     calls: AtomicU64,
 }
 
@@ -29,11 +30,12 @@ impl Gate {
     pub(super) const FAILURES: u32 = 5;
     /// How long it stays open before Redis is tried again.
     pub(super) const PROBE_AFTER: Duration = Duration::from_secs(1);
-    /// The most calls that wait for an answer at one time.
+    /// The most calls of a limiter that wait for an answer at one time.
     pub(super) const IN_FLIGHT: usize = 1_024;
 
-    pub(super) fn new() -> Self {
+    pub(super) fn new(most_in_flight: usize) -> Self {
         Self {
+            most_in_flight,
             state: Mutex::new(State::Closed { failures: 0 }),
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
@@ -48,7 +50,7 @@ impl Gate {
             State::Open { until } if now.monotonic() >= until => true,
             State::Open { .. } | State::Probing => return None,
         };
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= Self::IN_FLIGHT {
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.most_in_flight {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
@@ -146,7 +148,7 @@ mod tests {
     }
 
     fn opened() -> Arc<Gate> {
-        let gate = Arc::new(Gate::new());
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT));
         for _ in 0..Gate::FAILURES {
             gate.enter(at(0)).unwrap().failed(&"down", at(0));
         }
@@ -155,7 +157,7 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_open_it() {
-        let gate = Arc::new(Gate::new());
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT));
         for _ in 0..10 {
             for _ in 1..Gate::FAILURES {
                 gate.enter(at(0)).unwrap().failed(&"down", at(0));
@@ -187,7 +189,7 @@ mod tests {
 
     #[test]
     fn calls_in_flight_are_capped() {
-        let gate = Arc::new(Gate::new());
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT));
         let mut passes: Vec<_> = (0..Gate::IN_FLIGHT)
             .map(|_| gate.enter(at(0)).unwrap())
             .collect();
@@ -198,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_left_before_it_opened_tells_nothing() {
-        let gate = Arc::new(Gate::new());
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT));
         let late = gate.enter(at(0)).unwrap();
         for _ in 0..Gate::FAILURES {
             gate.enter(at(0)).unwrap().failed(&"down", at(0));

@@ -97,11 +97,12 @@ struct Inner {
     terms: Terms,
     deadline: Duration,
     on_outage: OutagePolicy,
+    key_prefix: String,
     table: Table,
     gate: Arc<Gate>,
     /// The last measurement of Redis's clock, for subjects that have none of their own.
     clock: Mutex<Option<Ahead>>,
-    link: Link,
+    link: Arc<Link>,
 }
 
 impl RedisLimiter {
@@ -215,6 +216,26 @@ impl RedisLimiter {
             Some(entry) => entry.lock().foresee(charges, &refunds, nanos),
             None => Ledger::default().foresee(charges, &refunds, nanos),
         }
+    }
+
+    /// A strict limiter for other subjects on the same Redis, which keeps `capacity` of them and
+    /// lets requests through while Redis fails. However many there are and however often they ask,
+    /// this one has its room and its calls.
+    pub(crate) fn apart(&self, capacity: usize) -> Self {
+        let inner = &*self.0;
+        Self(Arc::new(Inner {
+            terms: Terms {
+                leased: false,
+                ..inner.terms
+            },
+            deadline: inner.deadline,
+            on_outage: OutagePolicy::Allow,
+            key_prefix: inner.key_prefix.clone(),
+            table: Table::new(&inner.key_prefix, capacity),
+            gate: Arc::new(Gate::new(Gate::IN_FLIGHT / 16)),
+            clock: Mutex::default(),
+            link: Arc::clone(&inner.link),
+        }))
     }
 
     /// How many calls were made to Redis, each of one command.
