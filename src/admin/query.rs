@@ -8,6 +8,9 @@ use super::rejection::Rejection;
 use crate::record::{KeyStatus, UsageBucket};
 use crate::store::KeyFilter;
 
+/// The most keys on a page.
+pub(super) const MAX_LIMIT: usize = 200;
+
 /// Query parameters that were not looked at yet.
 pub(super) struct Query(Vec<(String, String)>);
 
@@ -106,7 +109,7 @@ fn read_status(text: &str) -> Result<KeyStatus, Rejection> {
 
 fn read_limit(text: &str) -> Result<usize, Rejection> {
     match text.parse() {
-        Ok(limit @ 1..=200) => Ok(limit),
+        Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
         _ => Err(Rejection::query("limit", "use 1 to 200")),
     }
 }

@@ -116,7 +116,7 @@ pub(super) struct Rotation {
 
 impl Rotation {
     /// 365 days.
-    const MAX_GRACE: u64 = 31_536_000;
+    pub(super) const MAX_GRACE: u64 = 31_536_000;
 
     pub(super) fn grace(&self) -> Result<Duration, KeyError> {
         if self.grace_seconds > Self::MAX_GRACE {

@@ -8,6 +8,8 @@ mod credential;
 mod fields;
 mod future;
 mod layer;
+#[cfg(feature = "openapi")]
+mod openapi;
 mod owed;
 mod response;
 mod service;
