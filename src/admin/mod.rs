@@ -51,6 +51,10 @@
 //! 24 hours and the present one, and of 366 days at most. With `bucket=day` they are added up by
 //! the day, in UTC. Hours and days without use are left out. The counts are as stored, so they
 //! lag by one [`FLUSH_INTERVAL`](crate::FLUSH_INTERVAL), unless the builder says otherwise.
+//!
+//! # OpenAPI
+//!
+//! With the feature `openapi`, `admin::openapi` describes all of it.
 
 mod body;
 mod caller;

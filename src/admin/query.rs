@@ -28,8 +28,8 @@ impl Query {
     /// The page of keys that is asked for.
     pub(super) fn into_filter(mut self, now: Timestamp) -> Result<KeyFilter, Rejection> {
         let mut filter = KeyFilter {
-            owner: self.take("owner")?,
-            environment: self.take("environment")?,
+            owner: self.take_text("owner")?,
+            environment: self.take_text("environment")?,
             ..KeyFilter::default()
         };
         if let Some(status) = self.take("status")? {
@@ -77,6 +77,15 @@ impl Query {
             None => Ok(value),
             Some(_) => Err(Rejection::query(name, "it is there more than once")),
         }
+    }
+
+    /// Text for a store to compare with. No key's has a NUL, which PostgreSQL would not even read.
+    fn take_text(&mut self, name: &str) -> Result<Option<String>, Rejection> {
+        let text = self.take(name)?;
+        if text.as_ref().is_some_and(|text| text.contains('\0')) {
+            return Err(Rejection::query(name, "it has a NUL character"));
+        }
+        Ok(text)
     }
 
     fn take_time(&mut self, name: &str) -> Result<Option<Timestamp>, Rejection> {

@@ -6,8 +6,10 @@ mod schemas;
 
 use serde_json::json;
 use utoipa::Modify;
-use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::HttpMethod::{Delete, Get, Patch, Post};
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::SecurityRequirement;
+use utoipa::openapi::{OpenApi, Ref};
 
 use super::{READ, WRITE};
 use crate::middleware::ApiKeyLayer;
@@ -72,4 +74,30 @@ pub fn openapi_with_layer(keys: &ApiKeys, layer: &ApiKeyLayer) -> OpenApi {
         .operation(Get, "/keys/{key_id}/events", &read)
         .modify(&mut document);
     document
+        .paths
+        .paths
+        .values_mut()
+        .flat_map(|item| {
+            [
+                &mut item.get,
+                &mut item.post,
+                &mut item.patch,
+                &mut item.delete,
+            ]
+        })
+        .flatten()
+        .for_each(close);
+    document
+}
+
+/// An optional layer does not open the router.
+fn close(operation: &mut Operation) {
+    let requirements = operation.security.get_or_insert_default();
+    let alternatives = requirements.len();
+    requirements.retain(|requirement| *requirement != SecurityRequirement::default());
+    if requirements.len() < alternatives {
+        let internal = Ref::from_response_name("ApiKeyMissingPrincipal").into();
+        let answers = &mut operation.responses.responses;
+        answers.insert("500".to_owned(), internal);
+    }
 }

@@ -53,7 +53,7 @@ fn list() -> Value {
         "ApiKeyPage",
         &json!({ "keys": [schemas::key_example()], "next_cursor": null }),
     );
-    let text = || json!({ "type": "string" });
+    let text = || json!({ "type": "string", "pattern": r"^[^\u0000]*$" });
     json!({
         "tags": ["keys"],
         "operationId": "listKeys",

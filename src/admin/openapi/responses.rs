@@ -35,6 +35,14 @@ pub(super) fn responses() -> Value {
             `field` names it.", "limits[0].quota: quota must be 1 to 999999999999999",
             Some("limits[0].quota"),
         ),
+        "ApiKeyMissingPrincipal": problem(
+            "500",
+            "internal",
+            "The request has no key, and the layer of the router does not ask for one, which is a \
+            mistake in the program.",
+            "the server is not set up to answer this request",
+            None,
+        ),
     })
 }
 
@@ -45,8 +53,7 @@ fn problem(
     detail: &str,
     field: Option<&str>,
 ) -> Value {
-    let content = json!(body(status, &[code]));
-    let mut content = content;
+    let mut content = json!(body(status, &[code]));
     let example = &mut content["examples"][code]["value"];
     example["title"] = title(status).into();
     example["detail"] = detail.into();
@@ -78,6 +85,7 @@ fn title(status: &str) -> &str {
         "413" => "Payload Too Large",
         "415" => "Unsupported Media Type",
         "422" => "Unprocessable Entity",
+        "500" => "Internal Server Error",
         _ => "Bad Request",
     }
 }
