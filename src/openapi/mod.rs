@@ -73,8 +73,7 @@ use crate::middleware::ApiKeyLayer;
 /// Describes layers in a document: the routes that they protect, their security schemes and
 /// answers. See the [module](self).
 ///
-/// What is not in here, such as a health check, the document calls open to everybody, unless the
-/// application says otherwise.
+/// Operations that are not named here, such as a health check, stay as the document has them.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct ApiKeySecurity {
