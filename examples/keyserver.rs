@@ -10,7 +10,13 @@
 //!
 //! `LISTEN`, `DATABASE_URL`, `REDIS_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what
 //! it logs. A `DATABASE_URL` of `postgres://…` takes the feature `postgres`, and `REDIS_URL`, by which
-//! several servers count limits together and tell each other of changes, the feature `redis`.
+//! several servers count limits together and tell each other of changes, the feature `redis`. With
+//! the feature `openapi` all of it is described at `/openapi.json`.
+
+#[cfg(feature = "openapi")]
+#[path = "keyserver/openapi.rs"]
+mod openapi;
+
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -134,20 +140,45 @@ async fn first_key(keys: &ApiKeys) -> Result<Option<String>, Error> {
 // ---- The routes ----
 
 fn app(keys: &ApiKeys) -> Router {
-    let secret = ApiKeyLayer::new(keys);
-    let any = secret.accept_prefixes(["pk"]);
-    let list = get(orders).layer(secret.scopes(["orders:read"]));
-    let order = axum::routing::post(order).layer(secret.scopes(["orders:write"]).cost(5));
-    Router::new()
+    let needs = Needs::of(keys);
+    let list = get(orders).layer(needs.list_orders.clone());
+    let order = axum::routing::post(order).layer(needs.order.clone());
+    let app = Router::new()
         .route("/healthz", get(|| async { "ok" }))
-        .route("/v1/whoami", get(whoami).layer(any.clone()))
-        .route("/v1/public", get(public).layer(any.optional()))
-        .route(
-            "/v1/catalog",
-            get(catalog).layer(any.scopes(["catalog:read"])),
-        )
+        .route("/v1/whoami", get(whoami).layer(needs.whoami.clone()))
+        .route("/v1/public", get(public).layer(needs.public.clone()))
+        .route("/v1/catalog", get(catalog).layer(needs.catalog.clone()))
         .route("/v1/orders", list.merge(order))
-        .nest("/admin", admin::router(keys))
+        .nest("/admin", admin::router(keys));
+    #[cfg(feature = "openapi")]
+    let app = {
+        let document = openapi::document(keys, &needs);
+        app.route("/openapi.json", get(|| async { Json(document) }))
+    };
+    app
+}
+
+/// What each route asks for.
+struct Needs {
+    whoami: ApiKeyLayer,
+    public: ApiKeyLayer,
+    catalog: ApiKeyLayer,
+    list_orders: ApiKeyLayer,
+    order: ApiKeyLayer,
+}
+
+impl Needs {
+    fn of(keys: &ApiKeys) -> Self {
+        let secret = ApiKeyLayer::new(keys);
+        let any = secret.accept_prefixes(["pk"]);
+        Self {
+            public: any.optional(),
+            catalog: any.scopes(["catalog:read"]),
+            whoami: any,
+            list_orders: secret.scopes(["orders:read"]),
+            order: secret.scopes(["orders:write"]).cost(5),
+        }
+    }
 }
 
 async fn whoami(principal: KeyPrincipal) -> Json<Value> {

@@ -51,6 +51,7 @@
 //! | choose how keys look and are hashed | [`KeyFormat`], [`KeyHasher`] |
 //! | verify outside of HTTP | [`Verifier`], [`Requirements`] |
 //! | offer all of it over HTTP | `admin::router` |
+//! | describe routes in OpenAPI | `openapi` |
 //! | test handlers, and stores of your own | `testing` |
 //!
 //! # The way of a request
@@ -70,6 +71,7 @@
 //! | --- | --- | --- |
 //! | `axum` | yes | [`KeyPrincipal`] as an extractor, [`Denial`] as an answer, axum's body |
 //! | `admin` | | `admin::router` |
+//! | `openapi` | | `openapi`: OpenAPI 3.1 with utoipa; with `admin` also `admin::openapi` |
 //! | `postgres` | | `PostgresStore` |
 //! | `postgres-tls` | | TLS for it |
 //! | `redis` | | `RedisBus`, `limit::RedisLimiter` |
@@ -92,6 +94,8 @@ mod invalidation;
 mod key;
 pub mod limit;
 mod middleware;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 mod principal;
 mod record;
 mod registry;

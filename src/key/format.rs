@@ -102,6 +102,16 @@ impl KeyFormat {
         self.environments.iter().any(|known| known == environment)
     }
 
+    #[cfg(all(feature = "admin", feature = "openapi"))]
+    pub(crate) fn all_prefixes(&self) -> &[String] {
+        &self.prefixes
+    }
+
+    #[cfg(all(feature = "admin", feature = "openapi"))]
+    pub(crate) fn all_environments(&self) -> &[String] {
+        &self.environments
+    }
+
     /// Makes a new key from 32 bytes of the operating system's randomness.
     ///
     /// # Errors

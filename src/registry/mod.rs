@@ -25,6 +25,10 @@ use jiff::Timestamp;
 pub use builder::Builder;
 pub use error::{KeyError, KeyErrorKind};
 pub use input::{KeyUpdate, NewKey};
+#[cfg(all(feature = "admin", feature = "openapi"))]
+pub(crate) use input::{
+    MAX_ADDRESSES, MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, MAX_TEXT,
+};
 
 use crate::invalidation::{DigestTag, Invalidation};
 use crate::key::{ApiKey, KeyDigest};

@@ -96,6 +96,27 @@ fn a_publishable_key_opens_what_is_meant_for_it() {
 }
 
 #[test]
+fn the_document_tells_every_route() {
+    let server = Server::start(Path::new("sqlite::memory:"));
+    server.admin_key();
+    let (status, document) = server.call("GET", "/openapi.json", None, None);
+    assert_eq!((status, &document["openapi"]), (200, &json!("3.1.0")));
+    for (path, method, scopes) in [
+        ("/v1/whoami", "get", json!([])),
+        ("/v1/catalog", "get", json!(["catalog:read"])),
+        ("/v1/orders", "get", json!(["orders:read"])),
+        ("/v1/orders", "post", json!(["orders:write"])),
+        ("/admin/keys", "post", json!(["keys:write"])),
+    ] {
+        let operation = &document["paths"][path][method];
+        assert_eq!(operation["security"][0]["bearer"], scopes, "{path}");
+    }
+    let public = &document["paths"]["/v1/public"]["get"]["security"];
+    assert!(public.as_array().unwrap().contains(&json!({})));
+    server.stop("TERM");
+}
+
+#[test]
 fn an_order_costs_five() {
     let server = Server::start(Path::new("sqlite::memory:"));
     let admin = server.admin_key();

@@ -12,6 +12,7 @@ mod invalidation;
 mod keyserver;
 mod layers;
 mod limit_headers;
+mod openapi;
 mod postgres;
 mod redis_bus;
 mod redis_limits;
