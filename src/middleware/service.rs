@@ -89,13 +89,13 @@ where
         let judgement = match step {
             Step::Found(key, now) => keys.judge(key, address, &policy.needs, now),
             Step::Refused(denial) => Judgement::Made(Err(denial)),
-            Step::Lookup(candidates) => {
+            Step::Lookup(lookup) => {
                 let policy = Arc::clone(&self.policy);
                 Judgement::Pending(Box::pin(async move {
                     let Policy {
                         verifier, needs, ..
                     } = &*policy;
-                    verifier.look_up(candidates, address, needs).await
+                    verifier.look_up(lookup, address, needs).await
                 }))
             }
         };

@@ -10,7 +10,7 @@ use crate::bill::Bill;
 use crate::cache::CachedKey;
 use crate::clock::Moment;
 use crate::denial::{Denial, DenialReason};
-use crate::key::{Candidates, KeyDigest, MAX_KEY_LEN};
+use crate::key::{Candidates, KeyDigest};
 use crate::limit::{Acquire, Decision, LimiterOutage};
 use crate::principal::KeyPrincipal;
 use crate::record::KeyStatus;
@@ -20,13 +20,11 @@ use crate::usage::Outcome;
 impl Parts {
     /// The digests to look for, if the text can be a key at all.
     pub(super) fn recognize(&self, text: &[u8]) -> Option<Candidates> {
-        if text.is_empty() || text.len() > MAX_KEY_LEN {
-            return None;
-        }
         if self.format.matches(text) {
             // An imported key may have the format too, and is stored without a pepper.
             Some(self.hasher.candidates(text, self.accept_imported))
-        } else if self.accept_imported && text.iter().all(u8::is_ascii_graphic) {
+        } else if self.accept_imported && !text.is_empty() && text.iter().all(u8::is_ascii_graphic)
+        {
             Some(SmallVec::from_buf([KeyDigest::sha256_of(text)]))
         } else {
             None
