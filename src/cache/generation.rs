@@ -36,9 +36,10 @@ impl Generations {
         self.current.load(Ordering::SeqCst)
     }
 
+    #[inline]
     pub(super) fn is_current(&self, key: &CachedKey) -> bool {
         key.generation >= self.floor.load(Ordering::SeqCst)
-            && key.generation >= self.key_floors.of(key.record.id.place())
+            && key.generation >= self.key_floors.of(key.place)
     }
 
     pub(super) fn is_current_miss(&self, digest: &KeyDigest, generation: u64) -> bool {

@@ -304,6 +304,7 @@ impl KeyCache {
         Ok(Found { asked, key })
     }
 
+    #[inline]
     fn is_fresh(&self, key: &CachedKey, now: Moment) -> bool {
         let age = key.age(now);
         age < self.config.ttl_nanos()

@@ -119,6 +119,7 @@ impl Verifier {
     }
 
     /// The rest of the way, for a key that was found at `now`.
+    #[inline]
     pub(crate) fn judge(
         &self,
         key: Arc<CachedKey>,
@@ -176,6 +177,7 @@ impl Verifier {
         &self.parts.format
     }
 
+    #[inline]
     pub(crate) fn realm(&self) -> Realm {
         self.parts.realm
     }

@@ -42,6 +42,7 @@ pub(super) struct State {
 }
 
 #[derive(Clone)]
+#[repr(C)]
 struct Counter {
     name: Arc<str>,
     space: LimitSpace,
