@@ -119,8 +119,8 @@ impl<S> ApiKeyService<S> {
         match judgement {
             Judgement::Made(Ok(mut admission)) => {
                 admit(&mut admission, &mut request);
-                let owed = Some(Owed { admission, place });
-                ResponseFuture::inner(self.inner.call(request), owed)
+                let future = self.inner.call(request);
+                ResponseFuture::inner(future, Some(Owed { admission, place }))
             }
             Judgement::Made(Err(denial)) => {
                 let nested = matches!(place, Place::Nested);
