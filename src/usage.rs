@@ -37,7 +37,7 @@ struct Gathered {
 
 /// The use of one credential that was not written yet.
 #[derive(Debug)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(crate) struct UsageCell {
     /// First, to be in one line of memory: a request needs no more than this.
     pending: Mutex<Pending>,

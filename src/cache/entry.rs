@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::clock::{Moment, saturating_nanos};
 use crate::limit::{RateLimits, Subject, SubjectId};
@@ -20,8 +21,8 @@ pub(crate) struct CachedKey {
     asked_at: u64,
     /// When the credential or the key ends, in wall-clock nanoseconds: whichever comes first.
     ends_at: i64,
-    /// Where the key belongs in a table.
-    pub(super) place: u64,
+    /// How often floors of generations had been raised when it was last held against them.
+    pub(super) held_against: AtomicU64,
     /// The status at a time when it has not ended yet.
     status: KeyStatus,
     pub(crate) is_imported: bool,
@@ -40,6 +41,8 @@ pub(crate) struct CachedKey {
 }
 
 impl CachedKey {
+    const NOT_YET: u64 = u64::MAX;
+
     pub(crate) fn new(stored: StoredKey, generation: u64, asked_at: u64) -> Self {
         let StoredKey { record, credential } = stored;
         let ends = [record.expires_at, credential.expires_at];
@@ -53,7 +56,7 @@ impl CachedKey {
                 .map(saturating_nanos)
                 .min()
                 .unwrap_or(i64::MAX),
-            place: record.id.place(),
+            held_against: AtomicU64::new(Self::NOT_YET),
             status: if record.revoked_at.is_some() {
                 KeyStatus::Revoked
             } else if record.enabled {

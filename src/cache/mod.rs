@@ -43,6 +43,7 @@ pub use flight::{Outage, OutageKind};
 use crate::clock::{Clock, Moment};
 use crate::invalidation::DigestTag;
 use crate::key::KeyDigest;
+use crate::limit::KnownLimits;
 use crate::record::KeyId;
 use crate::store::KeyStore;
 use flight::{Flight, Lookups};
@@ -80,6 +81,7 @@ pub(crate) struct KeyCache {
     trusted_until: AtomicU64,
     flights: Mutex<HashMap<KeyDigest, Flight>>,
     lookups: Lookups,
+    limits: KnownLimits,
 }
 
 /// When the store was asked; that is what remains of a lookup that found nothing.
@@ -113,6 +115,7 @@ impl KeyCache {
             trusted_until: AtomicU64::new(u64::MAX),
             flights: Mutex::default(),
             lookups: Lookups::new(&config),
+            limits: KnownLimits::default(),
             config,
         }
     }
@@ -292,7 +295,10 @@ impl KeyCache {
                 (asked, self.store.find(digest).await)
             })
             .await?;
-        let key = answer.map(|stored| Arc::new(CachedKey::new(stored, asked.generation, asked.at)));
+        let key = answer.map(|mut stored| {
+            stored.record.limits = self.limits.sharing(&stored.record.limits);
+            Arc::new(CachedKey::new(stored, asked.generation, asked.at))
+        });
         if let Some(key) = &key {
             self.hits.insert(*digest, Arc::clone(key));
             self.front.put(*fingerprint, key, self.clock.now());
