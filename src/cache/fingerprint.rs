@@ -20,8 +20,9 @@ pub(crate) struct Fingerprint([u64; 2]);
 /// A key of the usual length is one block, so this costs half of what SHA-256 does, and there is
 /// hardware for it. As the inner function of NMAC it is pseudorandom for whoever does not know the
 /// state (Bellare, Canetti, Krawczyk 1996), as long as no input is the beginning of another: each
-/// block tells the whole text's length. For whoever does know it, from a memory dump, it still is
-/// one-way and as hard to collide with as any 128 bits of SHA-256, which SipHash would not be.
+/// block tells the whole text's length. Whoever does know it, from a memory dump, still has to try
+/// about 2¹²⁸ texts to find one of the same fingerprint, as with any 128 bits of SHA-256. That is
+/// why it is no `SipHash`, which cannot promise this and costs as much.
 pub(super) struct Fingerprints {
     secret: Zeroizing<[u32; 8]>,
 }

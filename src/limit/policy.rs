@@ -421,6 +421,36 @@ mod tests {
     }
 
     #[test]
+    fn equal_limits_share_their_list_and_no_more() {
+        let known = KnownLimits::default();
+        let limits = |quota| {
+            let limits = [RateLimit::per_second(quota), RateLimit::per_day(quota)];
+            RateLimits::new(limits).unwrap()
+        };
+        let first = known.sharing(&limits(1));
+        let second = known.sharing(&limits(1));
+        assert_eq!((&first, &second), (&limits(1), &limits(1)));
+        assert_eq!(first.as_slice().as_ptr(), second.as_slice().as_ptr());
+        assert_eq!(first.policy_field(), second.policy_field());
+        assert_ne!(
+            first.policy_field().as_ptr(),
+            second.policy_field().as_ptr()
+        );
+        assert_eq!(known.sharing(&limits(2)), limits(2));
+        assert!(known.sharing(&RateLimits::default()).is_empty());
+    }
+
+    #[test]
+    fn the_known_limits_are_bounded() {
+        let known = KnownLimits::default();
+        for quota in 1..=2 * KnownLimits::MOST as u64 {
+            let limits = RateLimits::new([RateLimit::per_second(quota)]).unwrap();
+            assert_eq!(known.sharing(&limits), limits);
+            assert!(known.0.lock().unwrap().len() <= KnownLimits::MOST);
+        }
+    }
+
+    #[test]
     fn the_written_form_is_the_contracts() {
         let text = r#"[{"name":"burst","quota":100,"window_seconds":60}]"#;
         let limits: RateLimits = serde_json::from_str(text).unwrap();

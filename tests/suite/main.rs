@@ -6,6 +6,7 @@ mod cache;
 mod contract;
 mod core_support;
 mod extractors;
+mod hot_keys;
 mod invalidation;
 mod keyserver;
 mod layers;
