@@ -5,8 +5,8 @@ use super::fingerprint::{Fingerprint, Fingerprints};
 use crate::clock::Moment;
 use crate::key::KeyDigest;
 
-/// The hottest hits, by the fingerprint of the key's text: what is found here needs no checksum and
-/// no digest, for a text of the same fingerprint has passed both in this process.
+/// The hottest hits, by the fingerprint of the key's text. Whatever is here was found by its digest
+/// before, after the check of its form, so a text that is found here needs neither.
 ///
 /// Each has one set of places where it can be, so a lookup costs one uncontended lock. What is
 /// found is checked like anything else in the cache.

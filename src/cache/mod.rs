@@ -7,10 +7,9 @@
 //! 2. Hits live in a [`moka`] cache, and the hottest of them in a small table in front of it.
 //!    Misses live in a cache of their own, so that random keys cannot push real ones out.
 //!    The table knows a key by the *fingerprint* of its text rather than by its digest: half of
-//!    SHA-256, under a secret of this process. A text that has the fingerprint of another one is
-//!    as likely as the guess of a 128-bit number, and since the text in the table was a key by its
-//!    checksum and by its digest, so is this one. Whether the key is still good is asked of the
-//!    table's as of any other.
+//!    SHA-256, under a secret of this process. To find another text of the same fingerprint is to
+//!    guess a number of 128 bits, so what has it is the text that was found by its digest before.
+//!    Whether the key is still good is asked as of any other, at each hit.
 //! 3. Any number of concurrent lookups for one digest are one call of the store, in a task of its
 //!    own: whoever started it may go away.
 //! 4. Every load takes the number of the current *generation* before it asks the store; every
