@@ -66,11 +66,10 @@ impl Front {
         let is = |hot: &Hot| hot.fingerprint == fingerprint;
         let ours = set.iter().position(|hot| hot.as_ref().is_some_and(is));
         let place = ours.or_else(|| set.iter().position(Option::is_none));
-        let turn = now.monotonic_nanos() >> 6;
-        let place = place.or_else(|| {
-            let place = turn / Self::TURN % set.len() as u64;
-            turn.is_multiple_of(Self::TURN)
-                .then(|| usize::from(place > 0))
+        let place = place.or_else(|| match (now.monotonic_nanos() >> 6) % (2 * Self::TURN) {
+            0 => Some(0),
+            Self::TURN => Some(1),
+            _ => None,
         });
         if let Some(place) = place {
             let key = Arc::clone(key);

@@ -7,8 +7,6 @@ use crate::limit::decision::Statuses;
 use crate::limit::{Decision, LimitStatus, RateLimit, Window};
 
 /// All counters of one subject, under one lock, so that several limits are charged at once.
-// As few lines of memory as can be.
-#[repr(C, align(64))]
 pub(super) struct Counters {
     limiter: u64,
     state: Mutex<State>,
@@ -44,6 +42,7 @@ pub(super) struct State {
 }
 
 #[derive(Clone)]
+// The window last, of which only the beginning is needed in most requests.
 #[repr(C)]
 struct Counter {
     name: Arc<str>,
