@@ -17,7 +17,6 @@
 #[path = "keyserver/openapi.rs"]
 mod openapi;
 
-
 use std::future::Future;
 use std::net::SocketAddr;
 use std::process::ExitCode;

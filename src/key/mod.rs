@@ -7,8 +7,8 @@
 //! prefix environment    OS randomness     CRC-32 of everything before it, base62, 6 characters
 //! ```
 //!
-//! The checksum refuses typing errors and garbage before any hash, cache or store is touched. It
-//! is no security: anybody can compute it.
+//! The checksum refuses typing errors and garbage before their digest is looked for. It is no
+//! security: anybody can compute it.
 
 mod digest;
 mod format;

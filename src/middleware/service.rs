@@ -97,13 +97,13 @@ where
         let judgement = match step {
             Step::Found(key, now) => keys.judge(key, address, &policy.needs, now),
             Step::Refused(denial) => Judgement::Made(Err(denial)),
-            Step::Lookup(candidates) => {
+            Step::Lookup(lookup) => {
                 let policy = Arc::clone(&self.policy);
                 Judgement::Pending(Box::pin(async move {
                     let Policy {
                         verifier, needs, ..
                     } = &*policy;
-                    verifier.look_up(candidates, address, needs).await
+                    verifier.look_up(lookup, address, needs).await
                 }))
             }
         };
@@ -127,8 +127,8 @@ impl<S> ApiKeyService<S> {
         match judgement {
             Judgement::Made(Ok(mut admission)) => {
                 admit(&mut admission, &mut request);
-                let owed = Some(Owed { admission, place });
-                ResponseFuture::inner(self.inner.call(request), owed)
+                let future = self.inner.call(request);
+                ResponseFuture::inner(future, Some(Owed { admission, place }))
             }
             Judgement::Made(Err(denial)) => {
                 let nested = matches!(place, Place::Nested);

@@ -12,7 +12,11 @@ const ANSWERS: [(&str, &str, &[&str]); 5] = [
     (
         "403",
         "ApiKeyForbidden",
-        &["insufficient_scope", "address_not_allowed"],
+        &[
+            "insufficient_scope",
+            "address_not_allowed",
+            "insecure_transport",
+        ],
     ),
     (
         "429",
@@ -179,6 +183,10 @@ fn words(code: &str) -> (&str, &str) {
             "the API key lacks a scope that is required here",
         ),
         "address_not_allowed" => ("Forbidden", "the API key may not be used from this address"),
+        "insecure_transport" => (
+            "Forbidden",
+            "an API key was sent without TLS, where others can read it: replace it",
+        ),
         "rate_limited" => ("Too Many Requests", "the API key's rate limit is exceeded"),
         "too_many_failures" => (
             "Too Many Requests",

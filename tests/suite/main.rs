@@ -8,6 +8,7 @@ mod contract;
 mod core_support;
 mod extractors;
 mod fleet;
+mod hot_keys;
 mod invalidation;
 mod keyserver;
 mod layers;
