@@ -102,6 +102,7 @@ mod registry;
 mod requirements;
 mod scope;
 mod store;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod usage;

@@ -36,6 +36,7 @@ use crate::record::{
     Credential, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket,
 };
 use crate::store::{KeyChange, KeyFilter, KeyPage, KeyRepository, StoreError};
+use crate::telemetry;
 use crate::verify::Verifier;
 
 /// The keys of a service: makes, shows, changes and ends them. Cloning costs a reference count.
@@ -492,7 +493,11 @@ async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 's
 
 async fn flush(verifier: &Verifier, repository: &dyn KeyRepository) -> Result<(), StoreError> {
     match &verifier.parts.usage {
-        Some(usage) => usage.flush(repository).await,
+        Some(usage) => {
+            let flushed = usage.flush(repository).await;
+            telemetry::flushed(flushed.is_ok());
+            flushed
+        }
         None => Ok(()),
     }
 }

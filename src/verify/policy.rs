@@ -15,6 +15,7 @@ use crate::limit::{Acquire, Decision, LimiterOutage};
 use crate::principal::KeyPrincipal;
 use crate::record::KeyStatus;
 use crate::requirements::Requirements;
+use crate::telemetry::{self, Path};
 use crate::usage::Outcome;
 
 impl Parts {
@@ -56,6 +57,7 @@ impl Parts {
                 let parts = Arc::clone(self);
                 Judgement::Pending(Box::pin(async move {
                     let decision = decision.await;
+                    parts.measure(Path::Limiter, now);
                     parts.settle_late(key, bill, decision, address)
                 }))
             }
@@ -74,6 +76,7 @@ impl Parts {
         let denial = match decision {
             Ok(decision) if decision.is_admitted() => {
                 self.count(&key, Outcome::Allowed, now);
+                telemetry::allowed();
                 let principal = KeyPrincipal::new(key, self.realm, bill);
                 return Ok(Admission {
                     principal,
@@ -169,20 +172,20 @@ impl Parts {
     #[cold]
     fn not_valid(
         &self,
-        key: &CachedKey,
+        key: &Arc<CachedKey>,
         reason: DenialReason,
         address: Option<IpAddr>,
         now: Moment,
     ) -> Denial {
         self.count(key, Outcome::NotValid, now);
-        self.fail(reason, address, now).of_key(key.record.id)
+        self.fail(reason, address, now).of_key(key)
     }
 
     /// The answer to a good key that may not do this.
     #[cold]
-    fn refused(&self, key: &CachedKey, denial: Denial, now: Moment) -> Denial {
+    fn refused(&self, key: &Arc<CachedKey>, denial: Denial, now: Moment) -> Denial {
         self.count(key, Outcome::Refused, now);
-        denial.of_key(key.record.id)
+        denial.of_key(key)
     }
 
     #[inline]
