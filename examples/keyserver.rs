@@ -11,8 +11,12 @@
 //! `LISTEN`, `DATABASE_URL`, `REDIS_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what
 //! it logs. A `DATABASE_URL` of `postgres://…` takes the feature `postgres`, and `REDIS_URL`, by which
 //! several servers count limits together and tell each other of changes, the feature `redis`. With
-//! the feature `openapi` all of it is described at `/openapi.json`.
+//! the feature `metrics` it tells Prometheus at `/metrics` what happens, and with `openapi` all of it
+//! is described at `/openapi.json`.
 
+#[cfg(feature = "metrics")]
+#[path = "keyserver/metrics.rs"]
+mod metrics;
 #[cfg(feature = "openapi")]
 #[path = "keyserver/openapi.rs"]
 mod openapi;
@@ -68,6 +72,9 @@ async fn serve() -> Result<(), Error> {
     let listener = TcpListener::bind(&listen)
         .await
         .map_err(|error| format!("LISTEN={listen}: {error}"))?;
+    // Before anything is counted.
+    #[cfg(feature = "metrics")]
+    let metrics = metrics::route()?;
     let store = open(&database)
         .await
         .map_err(|error| format!("DATABASE_URL: {}", with_causes(&*error)))?;
@@ -85,7 +92,10 @@ async fn serve() -> Result<(), Error> {
     let admin = first_key(&keys).await?.unwrap_or_default();
     print!("listening on http://{address}\n{admin}");
 
-    let service = app(&keys).into_make_service_with_connect_info::<SocketAddr>();
+    let app = app(&keys);
+    #[cfg(feature = "metrics")]
+    let app = app.route("/metrics", metrics);
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service)
         .with_graceful_shutdown(stopped)
         .await?;
