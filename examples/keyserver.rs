@@ -8,6 +8,8 @@
 //! $ curl -H 'X-API-Key: sk_live_…' http://127.0.0.1:3000/v1/whoami
 //! ```
 //!
+//! With the feature `admin-page` too, a browser finds a page for all that at `/admin`.
+//!
 //! `LISTEN`, `DATABASE_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what it logs. A
 //! `DATABASE_URL` of `postgres://…` takes the feature `postgres`.
 
@@ -126,7 +128,15 @@ fn app(keys: &ApiKeys) -> Router {
             get(catalog).layer(any.scopes(["catalog:read"])),
         )
         .route("/v1/orders", list.merge(order))
-        .nest("/admin", admin::router(keys))
+        .nest("/admin", administration(keys))
+}
+
+/// The admin API and, where the build has it, the page for a browser.
+fn administration(keys: &ApiKeys) -> Router {
+    let router = admin::router(keys);
+    #[cfg(feature = "admin-page")]
+    let router = router.merge(admin::page());
+    router
 }
 
 async fn whoami(principal: KeyPrincipal) -> Json<Value> {
