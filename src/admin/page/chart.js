@@ -43,7 +43,7 @@ function useTable(period, buckets) {
 
 /** A chart that fits `width` pixels; `read` is told which bucket is pointed at, or null. */
 function useChart(period, buckets, width, read) {
-  const height = 190;
+  const height = 230;
   const [left, right, top, bottom] = [44, 4, 8, 24];
   const most = Math.max(...buckets.map(({ allowed, denied }) => allowed + denied), 0);
   const step = niceStep(most / 3);

@@ -34,7 +34,7 @@ function rotateKey(key) {
 
 function disableKey(key) {
   confirmFirst('Disable key?', 'Disable key', [
-    h('p', null, h('strong', null, key.name), ' is refused from now on, until it is enabled again.'),
+    h('p', null, 'Every request with the key ', h('strong', null, key.name), ' will be refused until it is enabled again.'),
     ...consequences(key),
   ], async () => {
     await call('PATCH', `/keys/${key.id}`, { enabled: false });
@@ -53,7 +53,7 @@ async function enableKey(key) {
 
 function revokeKey(key) {
   confirmFirst('Revoke key?', 'Revoke key', [
-    h('p', null, h('strong', null, key.name), ' is refused from now on, for good. This cannot be undone; its history stays.'),
+    h('p', null, 'Every request with the key ', h('strong', null, key.name), ' will be refused for good. This cannot be undone. Its history stays.'),
     ...consequences(key),
   ], async () => {
     await call('DELETE', `/keys/${key.id}`);
@@ -191,6 +191,7 @@ function revealSecret(title, { secret, key }, then) {
     if (signedIn) then();
   };
   openDialog(dialog, () => {});
+  $('copy').focus();
 }
 
 /** Whether it succeeded. */

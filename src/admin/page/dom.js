@@ -57,7 +57,9 @@ function when(time) {
 }
 
 function relative(time) {
-  const seconds = (Date.parse(time) - now()) / 1_000;
+  const exact = (Date.parse(time) - now()) / 1_000;
+  // What ends in a day does so in 23 hours and 59 minutes a moment later.
+  const seconds = exact > 0 ? exact * 1.01 : exact;
   const units = [['year', 365 * DAY], ['month', 30 * DAY], ['day', DAY], ['hour', HOUR], ['minute', MINUTE]];
   const [unit, length] = units.find(([, length]) => Math.abs(seconds) >= length) ?? [];
   if (unit) return RELATIVE.format(Math.trunc(seconds / length), unit);

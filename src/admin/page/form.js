@@ -69,10 +69,12 @@ function fieldElement(form, name) {
 
 /** The reason without the field's name in front; for an item of a list, with the item. */
 function fieldText(field, { field: name, detail }) {
-  const reason = detail.startsWith(`${name}: `) ? detail.slice(name.length + 2) : detail;
+  const own = detail.startsWith(`${name}: `) ? detail.slice(name.length + 2) : detail;
+  // Where in the JSON it is says nothing to whoever has filled in a form.
+  const reason = own.replace(/ at line \d+ column \d+$/, '');
   const item = /\[(\d+)\]$/.exec(name);
   const entered = item && field.tagName === 'TEXTAREA' ? words(field.value)[item[1]] : null;
-  return entered ? `“${entered}”: ${reason}` : sentence(reason);
+  return entered && !reason.includes(entered) ? `“${entered}”: ${reason}` : sentence(reason);
 }
 
 function clearProblems(form) {

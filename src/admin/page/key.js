@@ -165,7 +165,8 @@ function showUse(key, shown, buckets) {
     id, type: 'button', 'aria-pressed': String(pressed), onclick: act,
   }, text);
   const readout = h('p', { class: 'readout' });
-  const plot = h('div', { class: 'plot' });
+  // It scrolls where the table is long, so the keyboard has to get there.
+  const plot = h('div', { class: 'plot', tabindex: asTable ? 0 : null, role: asTable ? 'region' : null, 'aria-label': asTable ? 'Use as a table' : null });
   const read = (bucket) => readout.replaceChildren(...(bucket
     ? [h('strong', null, bucketText(shown, bucket.at)), ` ${useTotals([bucket])}`]
     : [h('strong', null, `Last ${shown.name}`), ` ${useTotals(buckets)}`]));
@@ -202,7 +203,7 @@ async function loadEvents(key, request = keyRequest) {
   let content;
   try {
     const { events } = await call('GET', `/keys/${key.id}/events`);
-    content = h('ol', { class: 'events' }, events.map(eventItem));
+    content = h('ol', { class: 'events' }, events.toReversed().map(eventItem));
     nameActors(events, content);
   } catch (error) {
     content = failurePanel(error, () => loadEvents(key));

@@ -118,9 +118,12 @@ function firstPage() {
 let typing;
 
 $('filter').addEventListener('input', ({ target }) => {
+  if (target.tagName === 'SELECT') return;
   clearTimeout(typing);
-  typing = setTimeout(firstPage, target.tagName === 'SELECT' ? 0 : 300);
+  typing = setTimeout(firstPage, 300);
 });
+
+$('filter-status').addEventListener('change', firstPage);
 
 $('filter').addEventListener('submit', (event) => {
   event.preventDefault();
