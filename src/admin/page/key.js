@@ -184,7 +184,7 @@ function showUse(key, shown, buckets) {
       })),
     readout,
     plot,
-    h('p', { class: 'legend' }, h('span', { class: 'allowed' }, 'Allowed'), ' ', h('span', { class: 'denied' }, 'Refused'),
+    h('p', { class: 'legend', hidden: asTable }, h('span', { class: 'allowed' }, 'Allowed'), ' ', h('span', { class: 'denied' }, 'Refused'),
       shown.bucket === 'day' ? h('span', { class: 'unit' }, 'Days in UTC') : null));
   read(null);
   draw();

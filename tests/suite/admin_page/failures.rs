@@ -61,7 +61,7 @@ async fn a_wrong_value_is_told_at_its_field() {
     browser
         .fill("[data-field='limits[0].name']", "no name")
         .await;
-    error_at("limits[0].name", "name").await;
+    error_at("limits[0].name", "1 to 64 letters").await;
     browser.fill("[data-field='limits[0].name']", "burst").await;
     browser.choose("#new-expiry", "at").await;
     error_at("expires_at", "A date and a time are needed.").await;
