@@ -19,7 +19,7 @@ pub(super) const CONTROL: char = '\u{e009}';
 pub(super) const ESCAPE: char = '\u{e00c}';
 
 /// How long a condition may take to come true before a test gives up on it.
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// One browser at a time: several would only make each other slow.
 static TURN: Mutex<()> = Mutex::const_new(());

@@ -154,7 +154,8 @@ async fn assert_named(browser: &Browser, css: &str) {
          .filter((control) => control.checkVisibility())",
         json!(css)
     );
-    let nameless = "!(control.ariaLabel || control.labels?.length || control.innerText)";
+    let text = "control.matches('button, a') && control.innerText";
+    let nameless = format!("!(control.ariaLabel || control.labels?.length || ({text}))");
     let found = browser
         .eval(&format!(
             "{controls}.filter((control) => {nameless}).map((control) => control.outerHTML)"
