@@ -189,6 +189,7 @@ function revealSecret(title, { secret, key }, then) {
   dialog.onclose = () => {
     say($('secret'), null);
     if (signedIn) then();
+    else $('admin-key').focus();
   };
   openDialog(dialog, () => {});
   $('copy').focus();

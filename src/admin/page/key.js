@@ -38,7 +38,7 @@ function keyChanged(text) {
 }
 
 function isOwn(key) {
-  return key.credentials.some(({ start }) => adminKey?.startsWith(start));
+  return key.credentials.some(({ start }) => start === ownStart());
 }
 
 function backLink() {

@@ -71,7 +71,7 @@ function keyRow(key) {
   return h('tr', { 'data-status': key.status },
     h('th', { scope: 'row' },
       h('a', { href: `#${key.id}` }, key.name),
-      h('span', { class: 'start' }, `${key.credentials.at(-1)?.start ?? key.prefix}…`)),
+      h('span', { class: 'start' }, `${key.credentials.at(-1)?.start || key.prefix}…`)),
     cell('Owner', key.owner ?? none('–')),
     cell('Environment', key.environment),
     cell('Status', badge(key.status)),

@@ -22,10 +22,15 @@ $('sign-in').addEventListener('submit', async (event) => {
   }
 });
 
+/** What may be shown of the admin key: what the service shows of it, too. */
+function ownStart() {
+  return adminKey.slice(0, adminKey.lastIndexOf('_') + 5);
+}
+
 function signIn() {
   signedIn = true;
   $('admin-key').value = '';
-  say($('own-start'), `${adminKey.slice(0, adminKey.lastIndexOf('_') + 5)}…`);
+  say($('own-start'), `${ownStart()}…`);
   $('signed-out').hidden = true;
   $('signed-in').hidden = false;
   $('filter').reset();
@@ -41,6 +46,7 @@ function signOut(text) {
   session = new AbortController();
   listRequest += 1;
   keyRequest += 1;
+  cursors = [null];
   names.clear();
   for (const dialog of document.querySelectorAll('dialog[open]:not(#secret-dialog)')) dialog.close();
   for (const id of ['list-body', 'key', 'owners', 'environments', 'prefixes', 'own-start']) $(id).replaceChildren();
@@ -60,6 +66,7 @@ $('sign-out').addEventListener('click', () => signOut());
 
 // The browser may keep the whole page, with its memory, for its back button.
 addEventListener('pagehide', () => {
+  say($('secret'), null);
   $('secret-dialog').close();
   signOut();
 });

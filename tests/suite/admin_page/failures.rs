@@ -175,6 +175,9 @@ async fn a_new_secret_is_shown_even_to_whom_it_signs_out() {
     browser
         .sees("#sign-in .alert", "Your key is no longer accepted.")
         .await;
+    browser
+        .until("document.activeElement.id === 'admin-key'")
+        .await;
     browser.sign_in(&secret).await;
 }
 
