@@ -2,17 +2,21 @@
 //! the admin router to make and end them.
 //!
 //! ```console
-//! $ cargo run --example keyserver --features admin,sqlite
+//! $ cargo run --example keyserver --features admin-page,metrics,sqlite
 //! listening on http://127.0.0.1:3000
 //! admin key: sk_live_…
 //! $ curl -H 'X-API-Key: sk_live_…' http://127.0.0.1:3000/v1/whoami
 //! ```
 //!
 //! `LISTEN`, `DATABASE_URL`, `REDIS_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what
-//! it logs. A `DATABASE_URL` of `postgres://…` takes the feature `postgres`, and `REDIS_URL`, by which
-//! several servers count limits together and tell each other of changes, the feature `redis`. With
-//! the feature `metrics` it tells Prometheus at `/metrics` what happens, and with `openapi` all of it
-//! is described at `/openapi.json`.
+//! it logs. Further features make more of it:
+//!
+//! - `postgres`: a `DATABASE_URL` of `postgres://…`;
+//! - `redis`: `REDIS_URL`, by which several servers count limits together and tell each other of
+//!   changes;
+//! - `admin-page`: a page to administer keys in a browser, at `/admin`;
+//! - `metrics`: what happens, for Prometheus, at `/metrics`;
+//! - `openapi`: all of it described, at `/openapi.json`.
 
 #[cfg(feature = "metrics")]
 #[path = "keyserver/metrics.rs"]
@@ -158,7 +162,7 @@ fn app(keys: &ApiKeys) -> Router {
         .route("/v1/public", get(public).layer(needs.public.clone()))
         .route("/v1/catalog", get(catalog).layer(needs.catalog.clone()))
         .route("/v1/orders", list.merge(order))
-        .nest("/admin", admin::router(keys));
+        .nest("/admin", administration(keys));
     #[cfg(feature = "openapi")]
     let app = {
         let document = openapi::document(keys, &needs);
@@ -188,6 +192,14 @@ impl Needs {
             order: secret.scopes(["orders:write"]).cost(5),
         }
     }
+}
+
+/// The admin API and, where the build has it, the page for a browser.
+fn administration(keys: &ApiKeys) -> Router {
+    let router = admin::router(keys);
+    #[cfg(feature = "admin-page")]
+    let router = router.merge(admin::page());
+    router
 }
 
 async fn whoami(principal: KeyPrincipal) -> Json<Value> {

@@ -72,6 +72,7 @@
 //! | `axum` | yes | [`KeyPrincipal`] as an extractor, [`Denial`] as an answer, axum's body |
 //! | `admin` | | `admin::router` |
 //! | `openapi` | | `openapi`: OpenAPI 3.1 with utoipa; with `admin` also `admin::openapi` |
+//! | `admin-page` | | `admin::page`, to administer keys in a browser |
 //! | `postgres` | | `PostgresStore` |
 //! | `postgres-tls` | | TLS for it |
 //! | `redis` | | `RedisBus`, `limit::RedisLimiter` |
@@ -151,3 +152,8 @@ pub use verify::{Attempt, Verified, Verifier};
 #[cfg(all(doctest, feature = "axum", feature = "testing"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So do those of the guide to the admin page.
+#[cfg(all(doctest, feature = "admin-page"))]
+#[doc = include_str!("../docs/admin-page.md")]
+struct AdminPageGuide;

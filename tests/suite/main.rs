@@ -1,6 +1,7 @@
 //! The crate's behaviour, through its public interface.
 
 mod admin;
+mod admin_page;
 mod allocations;
 mod cache;
 mod clients;
