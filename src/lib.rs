@@ -54,6 +54,19 @@
 //! | describe routes in OpenAPI | `openapi` |
 //! | test handlers, and stores of your own | `testing` |
 //!
+//! And the guides, each from the beginning of a task to its end:
+//!
+//! | to | read |
+//! | --- | --- |
+//! | replace a secret while its owner's servers go on | [`guide::rotation`] |
+//! | take over keys that exist | [`guide::migrating`] |
+//! | choose quotas, and know what they hold | [`guide::limits`] |
+//! | test handlers, limits and outages | [`guide::testing`] |
+//! | keep keys where no store of this crate does | [`guide::custom_store`] |
+//! | run many instances, behind proxies | [`guide::fleet`] |
+//! | answer a leak, and prevent the next | [`guide::leaked_key`] |
+//! | decide whether this crate is what you need | [`guide::comparison`] |
+//!
 //! # The way of a request
 //!
 //! ```text
@@ -91,6 +104,8 @@ mod denial;
 #[cfg(feature = "axum")]
 mod extract;
 mod failures;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod invalidation;
 mod key;
 pub mod limit;
