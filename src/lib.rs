@@ -127,13 +127,15 @@ pub use record::{
     Credential, EventAction, InvalidKeyId, Key, KeyEvent, KeyId, KeyRecord, KeyStatus,
     UnknownAction, UsageBucket, UsageDelta,
 };
-pub use registry::{ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyUpdate, NewKey};
+pub use registry::{
+    ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,
+};
 pub use requirements::{LimitBy, Requirements};
 pub use scope::{InvalidScope, Scope, ScopeSet};
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{
-    KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, MemoryStore, StoreError,
+    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, MemoryStore, StoreError,
     StoreErrorKind, StoredKey,
 };
 #[cfg(feature = "postgres")]

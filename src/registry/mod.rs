@@ -12,6 +12,7 @@
 
 mod builder;
 mod error;
+mod import;
 mod input;
 
 use std::fmt;
@@ -23,6 +24,7 @@ use jiff::Timestamp;
 
 pub use builder::Builder;
 pub use error::{KeyError, KeyErrorKind};
+pub use import::KeyImport;
 pub use input::{KeyUpdate, NewKey};
 
 use crate::invalidation::{DigestTag, Invalidation};
