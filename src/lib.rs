@@ -115,8 +115,8 @@ pub use invalidation::{
     Subscription,
 };
 pub use key::{
-    ApiKey, InvalidDigest, InvalidPepper, KeyDigest, KeyFormat, KeyHasher, KeyText, MAX_KEY_LEN,
-    Malformed, Pepper, UnknownKind,
+    ApiKey, FoundKey, InvalidDigest, InvalidPepper, KeyDigest, KeyFormat, KeyHasher, KeyText,
+    MAX_KEY_LEN, Malformed, Pepper, UnknownKind,
 };
 pub use limit::{InvalidLimit, LimitReport, LimitStatus, RateLimit, RateLimits, Verdict};
 pub use middleware::{

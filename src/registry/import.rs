@@ -27,6 +27,11 @@ impl KeyImport {
         }
     }
 
+    /// The digest.
+    pub fn digest(&self) -> &KeyDigest {
+        &self.digest
+    }
+
     /// What may be shown of the secret, at most 32 visible ASCII characters. Default: nothing.
     pub fn start(mut self, start: impl Into<String>) -> Self {
         self.start = start.into();
@@ -42,7 +47,8 @@ impl ApiKeys {
     /// An import that was cut short is continued by giving all of it again: what is stored already
     /// is a [`KeyErrorKind::Duplicate`](super::KeyErrorKind::Duplicate), as is a digest that stands
     /// earlier in the batch. The batch should be of a few thousand keys: databases write it in one
-    /// transaction, for which others wait. After more than 100 new keys the cache begins anew, here
+    /// transaction, for which others wait. Among a million, batches in the order of the digests are
+    /// several times as fast as such in any other. After more than 100 new keys the cache begins anew, here
     /// and in all other instances.
     ///
     /// ```

@@ -3,6 +3,7 @@
 mod admin;
 mod allocations;
 mod cache;
+mod cli;
 mod contract;
 mod core_support;
 mod extractors;
