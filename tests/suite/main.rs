@@ -7,6 +7,7 @@ mod cli;
 mod contract;
 mod core_support;
 mod extractors;
+mod importing;
 mod invalidation;
 mod keyserver;
 mod layers;

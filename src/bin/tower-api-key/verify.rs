@@ -33,10 +33,10 @@ pub(crate) struct Args {
     address: Option<IpAddr>,
     /// A prefix that is accepted beside the first of --prefixes; more than once for more
     #[arg(long = "accept-prefix", value_name = "PREFIX", value_parser = values::prefix)]
-    prefixes: Vec<String>,
+    accepted_prefixes: Vec<String>,
     /// An environment that is accepted; more than once for more [default: all]
     #[arg(long = "environment", value_name = "NAME", value_parser = values::environment)]
-    environments: Vec<String>,
+    accepted_environments: Vec<String>,
 }
 
 fn required_scope(text: &str) -> Result<String, String> {
@@ -66,8 +66,8 @@ pub(crate) async fn run(
     let keys = ApiKeys::builder(store).build();
     let needs = Requirements::new()
         .scopes(&args.scopes)
-        .accept_prefixes(&args.prefixes)
-        .environments(&args.environments);
+        .accept_prefixes(&args.accepted_prefixes)
+        .environments(&args.accepted_environments);
     let standing = standing::of(&text, args.address, &needs, &verifier, &keys).await?;
     if output.is_json() {
         output.json(&Verdict {

@@ -7,10 +7,8 @@ use http::Request;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use tower_api_key::testing::PrincipalLayer;
-use tower_api_key::testing::TestPrincipal;
 use tower_api_key::{
-    ApiKeys, Attempt, KeyFormat, KeyRepository, KeyStore, NewKey, Requirements, UsageDelta, admin,
+    ApiKeys, Attempt, KeyFormat, KeyRepository, KeyStore, Requirements, UsageDelta, admin,
 };
 
 use super::{Said, Shell};
@@ -101,10 +99,13 @@ async fn the_json_is_that_of_the_admin_router() {
     shell.run(&["rotate", &id]).is(0);
     shell.run(&["disable", &id]).is(0);
     let keys = ApiKeys::builder(shell.store().await).build();
-    let principal = TestPrincipal::new(NewKey::named("admin").scopes(["*"])).build();
-    let router = admin::router(&keys).layer(PrincipalLayer::new(principal));
+    let (admin, _) = shell.issue(&["admin", "--scope", "*"]);
+    let router = admin::router(&keys);
     let get = async |path: String| -> Value {
-        let request = Request::get(path).body(Body::empty()).unwrap();
+        let request = Request::get(path)
+            .header("authorization", format!("Bearer {admin}"))
+            .body(Body::empty())
+            .unwrap();
         let answer = router.clone().oneshot(request).await.unwrap();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         serde_json::from_slice(&body).unwrap()

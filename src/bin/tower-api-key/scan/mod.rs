@@ -35,7 +35,7 @@ pub(crate) struct Args {
     paths: Vec<PathBuf>,
     /// Looks for keys of this prefix instead of --prefixes; more than once for more
     #[arg(long = "prefix", value_name = "PREFIX", value_parser = values::prefix)]
-    prefixes: Vec<String>,
+    only_prefixes: Vec<String>,
     /// Looks the keys up in the store and tells which of them work
     #[arg(long)]
     check: bool,
@@ -68,10 +68,10 @@ pub(crate) async fn run(
     global: &Global,
     output: &mut Output,
 ) -> Result<Answer, Failure> {
-    let prefixes = if args.prefixes.is_empty() {
+    let prefixes = if args.only_prefixes.is_empty() {
         &global.prefixes
     } else {
-        &args.prefixes
+        &args.only_prefixes
     };
     let format = format_of(prefixes, &global.environments);
     let mut scan = Scan {
