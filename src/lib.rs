@@ -70,6 +70,7 @@
 //! | --- | --- | --- |
 //! | `axum` | yes | [`KeyPrincipal`] as an extractor, [`Denial`] as an answer, axum's body |
 //! | `admin` | | `admin::router` |
+//! | `cli` | | the program `tower-api-key`; nothing in the library |
 //! | `postgres` | | `PostgresStore` |
 //! | `postgres-tls` | | TLS for it |
 //! | `redis` | | `RedisBus`, `limit::RedisLimiter` |

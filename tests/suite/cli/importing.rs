@@ -1,6 +1,7 @@
 //! Digests by the file.
 
 use std::fmt::Write;
+use std::ops::Range;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -17,6 +18,15 @@ fn digest(text: &str) -> String {
         .as_str()
         .unwrap()
         .to_owned()
+}
+
+/// Lines of CSV, each with a digest and the name `key` and its number.
+pub(super) fn rows(numbers: Range<usize>) -> String {
+    let mut rows = String::new();
+    for n in numbers {
+        writeln!(rows, "{n:064x},key {n}").unwrap();
+    }
+    rows
 }
 
 #[track_caller]
@@ -189,8 +199,8 @@ fn what_names_no_columns_is_refused_before_anything_is_done() {
 #[test]
 fn to_import_again_skips_what_is_stored() {
     let shell = Shell::new();
-    let first: String = (0..6_000).map(|n| format!("{n:064x},k\n")).collect();
-    let more: String = (5_000..7_000).map(|n| format!("{n:064x},k\n")).collect();
+    let first = rows(0..6_000);
+    let more = rows(5_000..7_000);
     let file = shell.file("keys.csv", format!("digest,name\n{first}"));
     shell.run(&["import", &file]).is(0);
     let again = shell.run(&["import", &file]);
@@ -223,7 +233,7 @@ async fn an_import_that_is_killed_goes_on_where_it_was_in_postgres() {
 
 async fn goes_on_where_it_was(shell: &Shell, store: &dyn KeyRepository) {
     const COUNT: usize = 30_000;
-    let rows: String = (0..COUNT).map(|n| format!("{n:064x},key {n}\n")).collect();
+    let rows = rows(0..COUNT);
     let file = shell.file("keys.csv", format!("digest,name\n{rows}"));
     let mut command = shell.command(&["import", &file]);
     let mut child = command.stdout(Stdio::null()).spawn().unwrap();

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::process::Stdio;
 
+use super::importing::rows;
 use super::{Shell, said};
 
 const COMMANDS: [&str; 13] = [
@@ -120,7 +121,7 @@ fn an_error_is_one_line_with_a_next_step() {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let shell = Shell::new();
-    let rows: String = (0..2_000).map(|n| format!("{n:064x},key {n}\n")).collect();
+    let rows = rows(0..2_000);
     let file = shell.file("keys.csv", format!("digest,name\n{rows}"));
     shell.run(&["import", &file]).is(0);
     for arguments in [
