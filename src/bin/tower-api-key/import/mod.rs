@@ -37,10 +37,14 @@ pub(crate) struct Args {
 /// How many keys are read before they are written, in the order of their digests. Those are as good
 /// as random, and an index keeps them in order: each batch then touches one stretch of it, and not
 /// most of its pages.
-const READ: usize = 100_000;
+const READ: usize = 150_000;
+
+/// How many bytes of the file are read for them at most, so that keys with much to them do not fill
+/// the memory.
+const READ_BYTES: u64 = 24 << 20;
 
 /// How many keys are written at once. Nobody else can write to a file of SQLite meanwhile.
-const BATCH: usize = 5_000;
+const BATCH: usize = 10_000;
 
 pub(crate) async fn run(
     args: &Args,
@@ -54,7 +58,7 @@ pub(crate) async fn run(
     loop {
         let begun = lines.read_bytes();
         let imports = read(&mut lines, &mut format, &mut report)?;
-        if imports.is_empty() && lines.at_end() {
+        if lines.at_end() && imports.is_empty() {
             return report.finish(output);
         }
         let stretch = lines.read_bytes() - begun;
@@ -83,8 +87,9 @@ fn read(
     format: &mut Format,
     report: &mut Report,
 ) -> Result<Vec<(u64, KeyImport)>, Failure> {
+    let end = lines.read_bytes() + READ_BYTES;
     let mut imports = Vec::new();
-    while imports.len() < READ {
+    while imports.len() < READ && lines.read_bytes() < end {
         let Some(line) = lines.next_line()? else {
             break;
         };
@@ -94,8 +99,8 @@ fn read(
             Err(reason) => report.invalid(line.number, reason),
         }
     }
-    // By the number too: of two lines with one digest the first is imported.
-    imports.sort_unstable_by_key(|(number, import)| (*import.digest().as_bytes(), *number));
+    // A stable order: of two lines with one digest the first is imported.
+    imports.sort_by_cached_key(|(_, import)| *import.digest().as_bytes());
     Ok(imports)
 }
 
