@@ -84,8 +84,10 @@
 //! | --- | --- | --- |
 //! | `axum` | yes | [`KeyPrincipal`] as an extractor, [`Denial`] as an answer, axum's body |
 //! | `admin` | | `admin::router` |
-//! | `openapi` | | `openapi`: OpenAPI 3.1 with utoipa; with `admin` also `admin::openapi` |
 //! | `admin-page` | | `admin::page`, to administer keys in a browser |
+//! | `cli` | | the program `tower-api-key`; nothing in the library |
+//! | `metrics` | | what happens, for the `metrics` facade: see [`telemetry`] |
+//! | `openapi` | | `openapi`: OpenAPI 3.1 with utoipa; with `admin` also `admin::openapi` |
 //! | `postgres` | | `PostgresStore` |
 //! | `postgres-tls` | | TLS for it |
 //! | `redis` | | `RedisBus`, `limit::RedisLimiter` |
@@ -136,8 +138,8 @@ pub use invalidation::{
     Subscription,
 };
 pub use key::{
-    ApiKey, InvalidDigest, InvalidPepper, KeyDigest, KeyFormat, KeyHasher, KeyText, MAX_KEY_LEN,
-    Malformed, Pepper, UnknownKind,
+    ApiKey, FoundKey, InvalidDigest, InvalidPepper, KeyDigest, KeyFormat, KeyHasher, KeyText,
+    MAX_KEY_LEN, Malformed, Pepper, UnknownKind,
 };
 pub use limit::{InvalidLimit, LimitReport, LimitStatus, RateLimit, RateLimits, Verdict};
 pub use middleware::{
@@ -149,13 +151,15 @@ pub use record::{
     Credential, EventAction, InvalidKeyId, Key, KeyEvent, KeyId, KeyRecord, KeyStatus,
     UnknownAction, UsageBucket, UsageDelta,
 };
-pub use registry::{ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyUpdate, NewKey};
+pub use registry::{
+    ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,
+};
 pub use requirements::{LimitBy, Requirements};
 pub use scope::{InvalidScope, Scope, ScopeSet};
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{
-    KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, MemoryStore, StoreError,
+    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, MemoryStore, StoreError,
     StoreErrorKind, StoredKey,
 };
 #[cfg(feature = "postgres")]

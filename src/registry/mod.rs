@@ -12,6 +12,7 @@
 
 mod builder;
 mod error;
+mod import;
 mod input;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use jiff::Timestamp;
 
 pub use builder::Builder;
 pub use error::{KeyError, KeyErrorKind};
+pub use import::KeyImport;
 pub use input::{KeyUpdate, NewKey};
 #[cfg(all(feature = "admin", feature = "openapi"))]
 pub(crate) use input::{
