@@ -285,7 +285,9 @@ impl KeyRepository for JsonStore {
     async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
         let batch = batch.to_vec();
         self.write(move |keys| {
-            batch.iter().for_each(|delta| keys.record(delta));
+            for delta in &batch {
+                keys.record(delta);
+            }
             Ok(!batch.is_empty())
         })
         .await
