@@ -15,10 +15,10 @@
 
 use std::env;
 use std::error::Error;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Command, ExitCode, Stdio};
-use std::sync::Barrier;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 const ROUNDS: usize = 200;
 /// How often each server is asked whether it still takes the key.
 const PAUSE: Duration = Duration::from_micros(100);
+/// How long a server may take to say something.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     match run() {
@@ -59,8 +61,7 @@ fn run() -> Result<()> {
 /// Starts servers with these variables and prints how long they take.
 fn measure(bus: &str, variables: &[(&str, &str)]) -> Result<()> {
     let first = Server::start(variables)?;
-    let admin = first.admin_key.as_deref();
-    let admin = admin.ok_or("DATABASE_URL must name a database without keys")?;
+    let admin = first.admin_key()?;
     let servers = [
         &first,
         &Server::start(variables)?,
@@ -69,7 +70,7 @@ fn measure(bus: &str, variables: &[(&str, &str)]) -> Result<()> {
     let mut office = Client::connect(&first.address)?;
     let clients = servers.map(|server| Client::connect(&server.address));
     let mut clients = clients.into_iter().collect::<Result<Vec<_>>>()?;
-    let rounds = (0..ROUNDS).map(|_| round(&mut office, &mut clients, admin));
+    let rounds = (0..ROUNDS).map(|_| round(&mut office, &mut clients, &admin));
     let rounds = rounds.collect::<Result<Vec<_>>>()?;
 
     println!(
@@ -150,9 +151,7 @@ fn round(office: &mut Client, clients: &mut [Client], admin: &str) -> Result<Rou
 struct Server {
     process: Child,
     address: String,
-    admin_key: Option<String>,
-    /// Held open, for it may have more to say.
-    _stdout: BufReader<ChildStdout>,
+    lines: mpsc::Receiver<io::Result<String>>,
 }
 
 impl Server {
@@ -167,25 +166,29 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| format!("{}: {error}: build it first", program.display()))?;
-        let mut stdout = BufReader::new(process.stdout.take().ok_or("no output")?);
-        let mut line = String::new();
-        stdout.read_line(&mut line)?;
-        let address = line.trim_end().strip_prefix("listening on http://");
+        let stdout = BufReader::new(process.stdout.take().ok_or("no output")?);
+        let (told, lines) = mpsc::channel();
+        thread::spawn(move || stdout.lines().try_for_each(|line| told.send(line)));
+        let line = lines.recv_timeout(PATIENCE)??;
+        let address = line.strip_prefix("listening on http://");
         let address = address.ok_or("a server did not start")?.to_owned();
-        // Told together with the address, if at all, so that there is nothing to wait for.
-        let mut admin_key = None;
-        if !stdout.buffer().is_empty() {
-            line.clear();
-            stdout.read_line(&mut line)?;
-            let key = line.trim_end().strip_prefix("admin key: ");
-            admin_key = key.map(str::to_owned);
-        }
         Ok(Self {
             process,
             address,
-            admin_key,
-            _stdout: stdout,
+            lines,
         })
+    }
+
+    /// The key that a server tells which had none before.
+    fn admin_key(&self) -> Result<String> {
+        let line = self
+            .lines
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| Ok(String::new()))?;
+        let key = line.strip_prefix("admin key: ");
+        Ok(key
+            .ok_or("DATABASE_URL must name a database without keys")?
+            .to_owned())
     }
 }
 

@@ -2,15 +2,28 @@
 //! the admin router to make and end them.
 //!
 //! ```console
-//! $ cargo run --example keyserver --features admin,sqlite
+//! $ cargo run --example keyserver --features admin-page,metrics,sqlite
 //! listening on http://127.0.0.1:3000
 //! admin key: sk_live_…
 //! $ curl -H 'X-API-Key: sk_live_…' http://127.0.0.1:3000/v1/whoami
 //! ```
 //!
 //! `LISTEN`, `DATABASE_URL`, `REDIS_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what
-//! it logs. A `DATABASE_URL` of `postgres://…` takes the feature `postgres`, and `REDIS_URL`, by which
-//! several servers count limits together and tell each other of changes, the feature `redis`.
+//! it logs. Further features make more of it:
+//!
+//! - `postgres`: a `DATABASE_URL` of `postgres://…`;
+//! - `redis`: `REDIS_URL`, by which several servers count limits together and tell each other of
+//!   changes;
+//! - `admin-page`: a page to administer keys in a browser, at `/admin`;
+//! - `metrics`: what happens, for Prometheus, at `/metrics`;
+//! - `openapi`: all of it described, at `/openapi.json`.
+
+#[cfg(feature = "metrics")]
+#[path = "keyserver/metrics.rs"]
+mod metrics;
+#[cfg(feature = "openapi")]
+#[path = "keyserver/openapi.rs"]
+mod openapi;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -63,6 +76,9 @@ async fn serve() -> Result<(), Error> {
     let listener = TcpListener::bind(&listen)
         .await
         .map_err(|error| format!("LISTEN={listen}: {error}"))?;
+    // Before anything is counted.
+    #[cfg(feature = "metrics")]
+    let metrics = metrics::route()?;
     let store = open(&database)
         .await
         .map_err(|error| format!("DATABASE_URL: {}", with_causes(&*error)))?;
@@ -80,7 +96,10 @@ async fn serve() -> Result<(), Error> {
     let admin = first_key(&keys).await?.unwrap_or_default();
     print!("listening on http://{address}\n{admin}");
 
-    let service = app(&keys).into_make_service_with_connect_info::<SocketAddr>();
+    let app = app(&keys);
+    #[cfg(feature = "metrics")]
+    let app = app.route("/metrics", metrics);
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service)
         .with_graceful_shutdown(stopped)
         .await?;
@@ -134,20 +153,53 @@ async fn first_key(keys: &ApiKeys) -> Result<Option<String>, Error> {
 // ---- The routes ----
 
 fn app(keys: &ApiKeys) -> Router {
-    let secret = ApiKeyLayer::new(keys);
-    let any = secret.accept_prefixes(["pk"]);
-    let list = get(orders).layer(secret.scopes(["orders:read"]));
-    let order = axum::routing::post(order).layer(secret.scopes(["orders:write"]).cost(5));
-    Router::new()
+    let needs = Needs::of(keys);
+    let list = get(orders).layer(needs.list_orders.clone());
+    let order = axum::routing::post(order).layer(needs.order.clone());
+    let app = Router::new()
         .route("/healthz", get(|| async { "ok" }))
-        .route("/v1/whoami", get(whoami).layer(any.clone()))
-        .route("/v1/public", get(public).layer(any.optional()))
-        .route(
-            "/v1/catalog",
-            get(catalog).layer(any.scopes(["catalog:read"])),
-        )
+        .route("/v1/whoami", get(whoami).layer(needs.whoami.clone()))
+        .route("/v1/public", get(public).layer(needs.public.clone()))
+        .route("/v1/catalog", get(catalog).layer(needs.catalog.clone()))
         .route("/v1/orders", list.merge(order))
-        .nest("/admin", admin::router(keys))
+        .nest("/admin", administration(keys));
+    #[cfg(feature = "openapi")]
+    let app = {
+        let document = openapi::document(keys, &needs);
+        app.route("/openapi.json", get(|| async { Json(document) }))
+    };
+    app
+}
+
+/// What each route asks for.
+struct Needs {
+    whoami: ApiKeyLayer,
+    public: ApiKeyLayer,
+    catalog: ApiKeyLayer,
+    list_orders: ApiKeyLayer,
+    order: ApiKeyLayer,
+}
+
+impl Needs {
+    fn of(keys: &ApiKeys) -> Self {
+        let secret = ApiKeyLayer::new(keys);
+        let any = secret.accept_prefixes(["pk"]);
+        Self {
+            public: any.optional(),
+            catalog: any.scopes(["catalog:read"]),
+            whoami: any,
+            list_orders: secret.scopes(["orders:read"]),
+            order: secret.scopes(["orders:write"]).cost(5),
+        }
+    }
+}
+
+/// The admin API and, where the build has it, the page for a browser.
+fn administration(keys: &ApiKeys) -> Router {
+    let router = admin::router(keys);
+    #[cfg(feature = "admin-page")]
+    let router = router.merge(admin::page());
+    router
 }
 
 async fn whoami(principal: KeyPrincipal) -> Json<Value> {

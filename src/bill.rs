@@ -39,7 +39,7 @@ impl Bill {
     /// What a route that asks for `needs` charges for `key`.
     #[inline]
     pub(crate) fn new(key: &CachedKey, needs: &Requirements, now: Moment) -> Self {
-        let base = if key.record.limits.is_empty() {
+        let base = if key.limits.is_empty() {
             Base::Defaults(needs.default_limits.clone())
         } else {
             Base::Own
@@ -183,11 +183,12 @@ impl Bill {
     #[inline]
     fn base<'a>(&'a self, key: &'a CachedKey) -> &'a RateLimits {
         match &self.base {
-            Base::Own => &key.record.limits,
+            Base::Own => &key.limits,
             Base::Defaults(limits) => limits,
         }
     }
 
+    #[inline]
     fn charges<'a>(&'a self, key: &'a CachedKey, cost: u64) -> SmallVec<[Charge<'a>; 2]> {
         let mut charges = SmallVec::new();
         let mut charge = |limits: &'a RateLimits, space| {
@@ -201,6 +202,7 @@ impl Bill {
     }
 }
 
+#[inline]
 fn subject(key: &CachedKey, by: LimitBy) -> &Subject {
     match (by, &key.owner_subject) {
         (LimitBy::Owner, Some(owner)) => owner,

@@ -51,6 +51,7 @@
 //! | choose how keys look and are hashed | [`KeyFormat`], [`KeyHasher`] |
 //! | verify outside of HTTP | [`Verifier`], [`Requirements`] |
 //! | offer all of it over HTTP | `admin::router` |
+//! | describe routes in OpenAPI | `openapi` |
 //! | test handlers, and stores of your own | `testing` |
 //!
 //! And the guides, each from the beginning of a task to its end:
@@ -83,6 +84,10 @@
 //! | --- | --- | --- |
 //! | `axum` | yes | [`KeyPrincipal`] as an extractor, [`Denial`] as an answer, axum's body |
 //! | `admin` | | `admin::router` |
+//! | `admin-page` | | `admin::page`, to administer keys in a browser |
+//! | `cli` | | the program `tower-api-key`; nothing in the library |
+//! | `metrics` | | what happens, for the `metrics` facade: see [`telemetry`] |
+//! | `openapi` | | `openapi`: OpenAPI 3.1 with utoipa; with `admin` also `admin::openapi` |
 //! | `postgres` | | `PostgresStore` |
 //! | `postgres-tls` | | TLS for it |
 //! | `redis` | | `RedisBus`, `limit::RedisLimiter` |
@@ -107,12 +112,15 @@ mod invalidation;
 mod key;
 pub mod limit;
 mod middleware;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 mod principal;
 mod record;
 mod registry;
 mod requirements;
 mod scope;
 mod store;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod usage;
@@ -130,8 +138,8 @@ pub use invalidation::{
     Subscription,
 };
 pub use key::{
-    ApiKey, InvalidDigest, InvalidPepper, KeyDigest, KeyFormat, KeyHasher, KeyText, MAX_KEY_LEN,
-    Malformed, Pepper, UnknownKind,
+    ApiKey, FoundKey, InvalidDigest, InvalidPepper, KeyDigest, KeyFormat, KeyHasher, KeyText,
+    MAX_KEY_LEN, Malformed, Pepper, UnknownKind,
 };
 pub use limit::{InvalidLimit, LimitReport, LimitStatus, RateLimit, RateLimits, Verdict};
 pub use middleware::{
@@ -143,13 +151,15 @@ pub use record::{
     Credential, EventAction, InvalidKeyId, Key, KeyEvent, KeyId, KeyRecord, KeyStatus,
     UnknownAction, UsageBucket, UsageDelta,
 };
-pub use registry::{ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyUpdate, NewKey};
+pub use registry::{
+    ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,
+};
 pub use requirements::{LimitBy, Requirements};
 pub use scope::{InvalidScope, Scope, ScopeSet};
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{
-    KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, MemoryStore, StoreError,
+    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, MemoryStore, StoreError,
     StoreErrorKind, StoredKey,
 };
 #[cfg(feature = "postgres")]
@@ -161,3 +171,8 @@ pub use verify::{Attempt, Verified, Verifier};
 #[cfg(all(doctest, feature = "axum", feature = "testing"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So do those of the guide to the admin page.
+#[cfg(all(doctest, feature = "admin-page"))]
+#[doc = include_str!("../docs/admin-page.md")]
+struct AdminPageGuide;

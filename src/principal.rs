@@ -27,6 +27,7 @@ pub struct KeyPrincipal {
 }
 
 impl KeyPrincipal {
+    #[inline]
     pub(crate) fn new(key: Arc<CachedKey>, realm: Realm, bill: Bill) -> Self {
         Self {
             key,

@@ -30,6 +30,44 @@ pub struct Requirements {
     pub(crate) default_limits: RateLimits,
     pub(crate) route_limits: RateLimits,
     pub(crate) limit_by: LimitBy,
+    /// Stands for the scopes, prefixes and environments.
+    pub(crate) demand: Demand,
+}
+
+/// Which scopes, prefixes and environments are asked for: those of one demand are always the same,
+/// so a key that has met it once need not be held against them again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Demand(u64);
+
+impl Demand {
+    /// Another one than all before.
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The demand that a key has met last. The default is none.
+#[derive(Debug)]
+pub(crate) struct DemandMet(AtomicU64);
+
+impl DemandMet {
+    const NONE: u64 = u64::MAX;
+
+    #[inline]
+    pub(crate) fn is(&self, demand: Demand) -> bool {
+        self.0.load(Ordering::Relaxed) == demand.0
+    }
+
+    pub(crate) fn note(&self, demand: Demand) {
+        self.0.store(demand.0, Ordering::Relaxed);
+    }
+}
+
+impl Default for DemandMet {
+    fn default() -> Self {
+        Self(AtomicU64::new(Self::NONE))
+    }
 }
 
 /// What a request takes of each limit, and where that was said: a layer that has its cost from
@@ -88,6 +126,7 @@ impl Requirements {
     ///
     /// When one is not a literal scope: a required scope has no wildcard.
     pub fn scopes<S: AsRef<str>>(mut self, scopes: impl IntoIterator<Item = S>) -> Self {
+        self.demand = Demand::next();
         for text in scopes {
             let scope = Scope::new(text).unwrap_or_else(|error| panic!("{error}"));
             assert!(
@@ -104,6 +143,7 @@ impl Requirements {
     /// Accepts keys of these prefixes too. The format's first prefix, that of secret keys, is
     /// always accepted, and by default no other.
     pub fn accept_prefixes<S: AsRef<str>>(mut self, prefixes: impl IntoIterator<Item = S>) -> Self {
+        self.demand = Demand::next();
         self.prefixes
             .extend(prefixes.into_iter().map(|prefix| prefix.as_ref().into()));
         self
@@ -111,6 +151,7 @@ impl Requirements {
 
     /// Accepts keys of these environments only. Default: of all.
     pub fn environments<S: AsRef<str>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.demand = Demand::next();
         self.environments
             .extend(names.into_iter().map(|name| name.as_ref().into()));
         self

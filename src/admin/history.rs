@@ -9,7 +9,7 @@ use super::query::Query;
 use super::rejection::Rejection;
 
 /// The most events in an answer.
-const MAX_EVENTS: usize = 1_000;
+pub(super) const MAX_EVENTS: usize = 1_000;
 
 pub(super) async fn usage(
     caller: Caller,

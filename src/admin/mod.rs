@@ -51,12 +51,20 @@
 //! 24 hours and the present one, and of 366 days at most. With `bucket=day` they are added up by
 //! the day, in UTC. Hours and days without use are left out. The counts are as stored, so they
 //! lag by one [`FLUSH_INTERVAL`](crate::FLUSH_INTERVAL), unless the builder says otherwise.
+//!
+//! # OpenAPI
+//!
+//! With the feature `openapi`, `admin::openapi` describes all of it.
 
 mod body;
 mod caller;
 mod history;
 mod json;
 mod keys;
+#[cfg(feature = "openapi")]
+mod openapi;
+#[cfg(feature = "admin-page")]
+mod page;
 mod query;
 mod rejection;
 mod request;
@@ -69,9 +77,18 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use http::header::{CACHE_CONTROL, HeaderValue};
 
+#[cfg(feature = "admin-page")]
+pub use page::page;
+
 use crate::middleware::ApiKeyLayer;
 use crate::registry::ApiKeys;
+#[cfg(feature = "openapi")]
+pub use openapi::{openapi, openapi_with_layer};
 use rejection::Rejection;
+
+/// What callers need to look, and to change anything.
+const READ: [&str; 1] = ["keys:read"];
+const WRITE: [&str; 1] = ["keys:write"];
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -106,8 +123,8 @@ pub fn router(keys: &ApiKeys) -> Router {
 /// # }
 /// ```
 pub fn router_with_layer(keys: &ApiKeys, layer: &ApiKeyLayer) -> Router {
-    let read = layer.scopes(["keys:read"]);
-    let write = layer.scopes(["keys:write"]);
+    let read = layer.scopes(READ);
+    let write = layer.scopes(WRITE);
     // A layer for each handler rather than one around another: what one layer refuses was not
     // charged by an outer one before.
     Router::new()

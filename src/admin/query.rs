@@ -8,6 +8,9 @@ use super::rejection::Rejection;
 use crate::record::{KeyStatus, UsageBucket};
 use crate::store::KeyFilter;
 
+/// The most keys on a page.
+pub(super) const MAX_LIMIT: usize = 200;
+
 /// Query parameters that were not looked at yet.
 pub(super) struct Query(Vec<(String, String)>);
 
@@ -25,8 +28,8 @@ impl Query {
     /// The page of keys that is asked for.
     pub(super) fn into_filter(mut self, now: Timestamp) -> Result<KeyFilter, Rejection> {
         let mut filter = KeyFilter {
-            owner: self.take("owner")?,
-            environment: self.take("environment")?,
+            owner: self.take_text("owner")?,
+            environment: self.take_text("environment")?,
             ..KeyFilter::default()
         };
         if let Some(status) = self.take("status")? {
@@ -76,6 +79,15 @@ impl Query {
         }
     }
 
+    /// Text for a store to compare with. No key's has a NUL, which PostgreSQL would not even read.
+    fn take_text(&mut self, name: &str) -> Result<Option<String>, Rejection> {
+        let text = self.take(name)?;
+        if text.as_ref().is_some_and(|text| text.contains('\0')) {
+            return Err(Rejection::query(name, "it has a NUL character"));
+        }
+        Ok(text)
+    }
+
     fn take_time(&mut self, name: &str) -> Result<Option<Timestamp>, Rejection> {
         let invalid = |_| Rejection::query(name, "use a time as in `2026-11-23T10:00:00Z`");
         let text = self.take(name)?;
@@ -106,7 +118,7 @@ fn read_status(text: &str) -> Result<KeyStatus, Rejection> {
 
 fn read_limit(text: &str) -> Result<usize, Rejection> {
     match text.parse() {
-        Ok(limit @ 1..=200) => Ok(limit),
+        Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
         _ => Err(Rejection::query("limit", "use 1 to 200")),
     }
 }

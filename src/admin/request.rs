@@ -111,12 +111,13 @@ impl KeyPatch {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rotation {
+    #[serde(deserialize_with = "whole")]
     grace_seconds: u64,
 }
 
 impl Rotation {
     /// 365 days.
-    const MAX_GRACE: u64 = 31_536_000;
+    pub(super) const MAX_GRACE: u64 = 31_536_000;
 
     pub(super) fn grace(&self) -> Result<Duration, KeyError> {
         if self.grace_seconds > Self::MAX_GRACE {
@@ -131,7 +132,9 @@ impl Rotation {
 #[serde(deny_unknown_fields)]
 struct LimitBody {
     name: String,
+    #[serde(deserialize_with = "whole")]
     quota: u64,
+    #[serde(deserialize_with = "whole")]
     window_seconds: u64,
 }
 
@@ -190,4 +193,38 @@ where
     T: Deserialize<'de>,
 {
     T::deserialize(deserializer).map(Some)
+}
+
+/// Reads a whole number, also where it is written `60.0`: JSON has one kind of number, and to JSON
+/// Schema that is an integer.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    struct Number;
+
+    impl Visitor<'_> for Number {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<u64, E> {
+            Ok(number)
+        }
+
+        fn visit_f64<E: de::Error>(self, number: f64) -> Result<u64, E> {
+            // Up to 2^53 every whole number is one `f64`, and no bound is above it.
+            const EXACT: f64 = 9_007_199_254_740_992.0;
+            if number.fract() == 0.0 && (0.0..=EXACT).contains(&number) {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "it is whole, not negative and below 2^53"
+                )]
+                return Ok(number as u64);
+            }
+            Err(E::invalid_value(de::Unexpected::Float(number), &self))
+        }
+    }
+
+    deserializer.deserialize_u64(Number)
 }

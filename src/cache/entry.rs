@@ -1,64 +1,93 @@
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::clock::{Moment, saturating_nanos};
-use crate::limit::{Subject, SubjectId};
+use crate::limit::{RateLimits, Subject, SubjectId};
 use crate::record::{Credential, KeyRecord, KeyStatus};
+use crate::requirements::DemandMet;
 use crate::store::StoredKey;
 use crate::usage::UsageCell;
 
 /// A key as verification needs it: what is stored, and all that can be worked out beforehand.
+///
+/// In this order, for a request looks at the upper half only: with many keys, what a decision costs
+/// is how many lines of memory it touches.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct CachedKey {
-    pub(crate) record: KeyRecord,
-    pub(crate) credential: Credential,
-    /// Whom limits count for: the key itself, and its owner.
-    pub(crate) key_subject: Subject,
-    pub(crate) owner_subject: Option<Subject>,
-    pub(crate) usage: Arc<UsageCell>,
-    /// When the credential or the key ends, in wall-clock nanoseconds: whichever comes first.
-    ends_at: i64,
     /// The generation that had begun before the store was asked.
     pub(super) generation: u64,
     /// When the store was asked, in monotonic nanoseconds: what it answers may be as old.
     asked_at: u64,
+    /// When the credential or the key ends, in wall-clock nanoseconds: whichever comes first.
+    ends_at: i64,
+    /// How often floors of generations had been raised when it was last held against them.
+    pub(super) held_against: AtomicU64,
+    /// The status at a time when it has not ended yet.
+    status: KeyStatus,
+    pub(crate) is_imported: bool,
+    /// Whether it may be used from every address.
+    pub(crate) is_usable_anywhere: bool,
+    /// What of scopes and kinds it was last found to be good for.
+    pub(crate) met: DemandMet,
+    /// Those of the record.
+    pub(crate) limits: RateLimits,
+    pub(crate) usage: Arc<UsageCell>,
+    /// Whom limits count for: the key itself, and its owner.
+    pub(crate) key_subject: Subject,
+    pub(crate) owner_subject: Option<Subject>,
+    pub(crate) credential: Credential,
+    pub(crate) record: KeyRecord,
 }
 
 impl CachedKey {
+    const NOT_YET: u64 = u64::MAX;
+
     pub(crate) fn new(stored: StoredKey, generation: u64, asked_at: u64) -> Self {
         let StoredKey { record, credential } = stored;
         let ends = [record.expires_at, credential.expires_at];
         let owner = record.owner.as_deref();
         Self {
-            key_subject: Subject::new(SubjectId::Key(record.id)),
-            owner_subject: owner.map(|owner| Subject::new(SubjectId::Owner(owner.into()))),
-            usage: Arc::new(UsageCell::new(record.id, credential.digest)),
+            generation,
+            asked_at,
             ends_at: ends
                 .into_iter()
                 .flatten()
                 .map(saturating_nanos)
                 .min()
                 .unwrap_or(i64::MAX),
-            generation,
-            asked_at,
-            record,
+            held_against: AtomicU64::new(Self::NOT_YET),
+            status: if record.revoked_at.is_some() {
+                KeyStatus::Revoked
+            } else if record.enabled {
+                KeyStatus::Active
+            } else {
+                KeyStatus::Disabled
+            },
+            is_imported: credential.imported,
+            is_usable_anywhere: record.allowed_addresses.is_empty(),
+            met: DemandMet::default(),
+            limits: record.limits.clone(),
+            usage: Arc::new(UsageCell::new(record.id, credential.digest)),
+            key_subject: Subject::new(SubjectId::Key(record.id)),
+            owner_subject: owner.map(|owner| Subject::new(SubjectId::Owner(owner.into()))),
             credential,
+            record,
         }
     }
 
     /// The status at `now`, that of the credential included.
+    #[inline]
     pub(crate) fn status(&self, now: Moment) -> KeyStatus {
-        if self.record.revoked_at.is_some() {
-            KeyStatus::Revoked
-        } else if now.wall_nanos() >= self.ends_at {
-            KeyStatus::Expired
-        } else if !self.record.enabled {
-            KeyStatus::Disabled
-        } else {
-            KeyStatus::Active
+        match self.status {
+            KeyStatus::Revoked => KeyStatus::Revoked,
+            _ if now.wall_nanos() >= self.ends_at => KeyStatus::Expired,
+            status => status,
         }
     }
 
     /// How long ago the store was asked, in nanoseconds.
+    #[inline]
     pub(super) fn age(&self, now: Moment) -> u64 {
         now.monotonic_nanos().saturating_sub(self.asked_at)
     }

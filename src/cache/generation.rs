@@ -16,6 +16,8 @@ pub(super) struct Generations {
     floor: AtomicU64,
     /// When `floor` was raised last; 0 for never.
     raised_at: AtomicU64,
+    /// How often any floor of keys was raised.
+    raised: AtomicU64,
     key_floors: Floors,
     digest_floors: Floors,
 }
@@ -26,6 +28,7 @@ impl Generations {
             current: AtomicU64::new(0),
             floor: AtomicU64::new(0),
             raised_at: AtomicU64::new(0),
+            raised: AtomicU64::new(0),
             key_floors: Floors::new(),
             digest_floors: Floors::new(),
         }
@@ -36,9 +39,20 @@ impl Generations {
         self.current.load(Ordering::SeqCst)
     }
 
+    #[inline]
     pub(super) fn is_current(&self, key: &CachedKey) -> bool {
-        key.generation >= self.floor.load(Ordering::SeqCst)
-            && key.generation >= self.key_floors.of(key.record.id.place())
+        // Before the floors: they are raised before the count is, so a key is not taken for held
+        // against one that it was not.
+        let raised = self.raised.load(Ordering::SeqCst);
+        if key.held_against.load(Ordering::Relaxed) == raised {
+            return true;
+        }
+        let is_current = key.generation >= self.floor.load(Ordering::SeqCst)
+            && key.generation >= self.key_floors.of(key.record.id.place());
+        if is_current {
+            key.held_against.store(raised, Ordering::Relaxed);
+        }
+        is_current
     }
 
     pub(super) fn is_current_miss(&self, digest: &KeyDigest, generation: u64) -> bool {
@@ -52,11 +66,13 @@ impl Generations {
         for digest in digests {
             self.digest_floors.raise(digest.place(), generation, now);
         }
+        self.raised.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(super) fn invalidate_all(&self, now: Moment) {
         self.raised_at.fetch_max(since_start(now), Ordering::SeqCst);
         self.floor.fetch_max(self.next(), Ordering::SeqCst);
+        self.raised.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Whether the credential may have been changed less than `nanos` ago, as far as is known.

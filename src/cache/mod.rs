@@ -6,6 +6,10 @@
 //!    invalidated since.
 //! 2. Hits live in a [`moka`] cache, and the hottest of them in a small table in front of it.
 //!    Misses live in a cache of their own, so that random keys cannot push real ones out.
+//!    The table knows a key by the *fingerprint* of its text rather than by its digest: half of
+//!    SHA-256, under a secret of this process. To find another text of the same fingerprint is to
+//!    guess a number of 128 bits, so what has it is the text that was found by its digest before.
+//!    Whether the key is still good is asked as of any other, at each hit.
 //! 3. Any number of concurrent lookups for one digest are one call of the store, in a task of its
 //!    own: whoever started it may go away.
 //! 4. Every load takes the number of the current *generation* before it asks the store; every
@@ -17,7 +21,9 @@
 
 mod config;
 mod entry;
+mod fingerprint;
 mod flight;
+mod front;
 mod generation;
 
 use std::collections::hash_map::{Entry, HashMap};
@@ -30,14 +36,18 @@ use foldhash::quality::RandomState;
 
 pub use config::CacheConfig;
 pub(crate) use entry::CachedKey;
+pub(crate) use fingerprint::Fingerprint;
 pub use flight::{Outage, OutageKind};
 
 use crate::clock::{Clock, Moment};
 use crate::invalidation::DigestTag;
 use crate::key::KeyDigest;
+use crate::limit::KnownLimits;
 use crate::record::KeyId;
 use crate::store::KeyStore;
+use crate::telemetry;
 use flight::{Flight, Lookups};
+use front::Front;
 use generation::Generations;
 
 /// What the cache knows of a digest, without asking the store.
@@ -48,6 +58,13 @@ pub(crate) enum Cached {
     Unknown,
     /// Nothing: the store has to be asked.
     Absent,
+}
+
+/// What is looked for: a text, in one of the ways in which it may be stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Sought {
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) digest: KeyDigest,
 }
 
 /// See the [module's documentation](self).
@@ -64,6 +81,7 @@ pub(crate) struct KeyCache {
     trusted_until: AtomicU64,
     flights: Mutex<HashMap<KeyDigest, Flight>>,
     lookups: Lookups,
+    limits: KnownLimits,
 }
 
 /// When the store was asked; that is what remains of a lookup that found nothing.
@@ -90,23 +108,38 @@ impl KeyCache {
         Self {
             store,
             clock,
-            front: Front::new(),
+            front: Front::new(config.capacity),
             hits: bounded(config.capacity),
             misses: bounded(config.miss_capacity),
             generations: Generations::new(),
             trusted_until: AtomicU64::new(u64::MAX),
             flights: Mutex::default(),
             lookups: Lookups::new(&config),
+            limits: KnownLimits::default(),
             config,
         }
     }
 
-    /// What is known of `digest` at `now`. Never waits.
-    pub(crate) fn get(&self, digest: &KeyDigest, now: Moment) -> Cached {
-        match self.remembered(digest, now) {
+    /// By what the table of the hottest keys knows `text`, which has at most
+    /// [`MAX_KEY_LEN`](crate::key::MAX_KEY_LEN) bytes.
+    #[inline]
+    pub(crate) fn fingerprint(&self, text: &[u8]) -> Fingerprint {
+        self.front.fingerprint(text)
+    }
+
+    /// The key whose text has this fingerprint, if it is one of the hottest and good at `now`.
+    #[inline]
+    pub(crate) fn recall(&self, fingerprint: &Fingerprint, now: Moment) -> Option<Arc<CachedKey>> {
+        let key = self.front.get(fingerprint)?;
+        self.is_fresh(&key, now).then_some(key)
+    }
+
+    /// What is known of a text at `now`. Never waits.
+    pub(crate) fn get(&self, sought: &Sought, now: Moment) -> Cached {
+        match self.remembered(sought, now) {
             // During an outage one request in a while asks the store; the others need not wait
             // for it to fail again.
-            Cached::Absent if self.lookups.is_down() => match self.usable(digest, now) {
+            Cached::Absent if self.lookups.is_down() => match self.usable(sought, now) {
                 Some(key) if !self.lookups.tries_again(now) => Cached::Hit(key),
                 _ => Cached::Absent,
             },
@@ -114,17 +147,19 @@ impl KeyCache {
         }
     }
 
-    fn remembered(&self, digest: &KeyDigest, now: Moment) -> Cached {
-        if let Some(key) = self.front.get(digest)
-            && self.is_fresh(&key, now)
-        {
+    fn remembered(&self, sought: &Sought, now: Moment) -> Cached {
+        let Sought {
+            fingerprint,
+            digest,
+        } = sought;
+        if let Some(key) = self.recall(fingerprint, now) {
             return Cached::Hit(key);
         }
         if let Some(key) = self.hits.get(digest) {
             if !self.is_fresh(&key, now) {
                 return Cached::Absent;
             }
-            self.front.put(&key, now);
+            self.front.put(*fingerprint, &key, now);
             return Cached::Hit(key);
         }
         match self.misses.get(digest) {
@@ -134,16 +169,16 @@ impl KeyCache {
     }
 
     /// The key from before, if it may still be used while the store fails.
-    pub(crate) fn usable(&self, digest: &KeyDigest, now: Moment) -> Option<Arc<CachedKey>> {
+    pub(crate) fn usable(&self, sought: &Sought, now: Moment) -> Option<Arc<CachedKey>> {
         let is_usable = |key: &Arc<CachedKey>| {
             key.age(now) < self.config.usable_nanos() && self.generations.is_current(key)
         };
         // The hottest keys are seldom taken from behind the table, and may be evicted there.
-        let front = self.front.get(digest).filter(is_usable);
-        front.or_else(|| self.hits.get(digest).filter(is_usable))
+        let front = self.front.get(&sought.fingerprint).filter(is_usable);
+        front.or_else(|| self.hits.get(&sought.digest).filter(is_usable))
     }
 
-    /// Asks the store for `digest`, together with everybody else who is asking for it now.
+    /// Asks the store for a text, together with everybody else who is asking for it now.
     ///
     /// # Errors
     ///
@@ -151,18 +186,21 @@ impl KeyCache {
     /// waiting. A key from before may be [`usable`](Self::usable) in its place.
     pub(crate) async fn load(
         self: &Arc<Self>,
-        digest: &KeyDigest,
+        sought: &Sought,
     ) -> Result<Option<Arc<CachedKey>>, Outage> {
         let give_up = tokio::time::Instant::now() + self.config.lookup_deadline;
         loop {
-            let answer = match self.join(digest) {
+            let answer = match self.join(sought) {
                 Joined::Flight(flight) => flight.landed().await,
                 Joined::Late(Cached::Hit(key)) => return Ok(Some(key)),
                 Joined::Late(_) => return Ok(None),
-                Joined::Full => Err(Outage::overloaded()),
+                Joined::Full => {
+                    telemetry::store_looked_up(Err(OutageKind::Overloaded), None);
+                    Err(Outage::overloaded())
+                }
             };
             match answer {
-                Ok(found) if self.is_current(&found, digest) => return Ok(found.key),
+                Ok(found) if self.is_current(&found, &sought.digest) => return Ok(found.key),
                 // Overtaken by an invalidation, so what was read may be old.
                 Ok(_) if tokio::time::Instant::now() < give_up => {}
                 Ok(_) => return Err(Outage::deadline()),
@@ -205,17 +243,17 @@ impl KeyCache {
         self.clock.now()
     }
 
-    /// Takes part in the lookup of `digest` that is under way, or begins one.
-    fn join(self: &Arc<Self>, digest: &KeyDigest) -> Joined {
+    /// Takes part in the lookup that is under way, or begins one.
+    fn join(self: &Arc<Self>, sought: &Sought) -> Joined {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
         let under_way = flights.len();
-        let place = match flights.entry(*digest) {
+        let place = match flights.entry(sought.digest) {
             Entry::Occupied(flight) => return Joined::Flight(flight.get().clone()),
             Entry::Vacant(place) => place,
         };
         // A flight is taken off the list after its answer is in the cache, so whoever comes too
         // late for it finds the answer there.
-        match self.remembered(digest, self.clock.now()) {
+        match self.remembered(sought, self.clock.now()) {
             Cached::Absent if under_way >= self.config.max_waiting_lookups => return Joined::Full,
             Cached::Absent => {}
             known => return Joined::Late(known),
@@ -224,10 +262,10 @@ impl KeyCache {
         place.insert(flight.clone());
         let landing = Landing {
             cache: Arc::clone(self),
-            digest: *digest,
+            sought: *sought,
         };
         tokio::spawn(async move {
-            let answer = landing.cache.ask(&landing.digest).await;
+            let answer = landing.cache.ask(&landing.sought).await;
             // Off the list before anybody hears of it, and also if the store panics.
             drop(landing);
             ticket.announce(answer);
@@ -236,7 +274,11 @@ impl KeyCache {
     }
 
     /// One call of the store, and what is to be remembered of it.
-    async fn ask(&self, digest: &KeyDigest) -> Result<Found, Outage> {
+    async fn ask(&self, sought: &Sought) -> Result<Found, Outage> {
+        let Sought {
+            fingerprint,
+            digest,
+        } = sought;
         let (asked, answer) = self
             .lookups
             .run(&*self.clock, async || {
@@ -256,18 +298,23 @@ impl KeyCache {
                 (asked, self.store.find(digest).await)
             })
             .await?;
-        let key = answer.map(|stored| Arc::new(CachedKey::new(stored, asked.generation, asked.at)));
+        let key = answer.map(|mut stored| {
+            stored.record.limits = self.limits.sharing(&stored.record.limits);
+            Arc::new(CachedKey::new(stored, asked.generation, asked.at))
+        });
         if let Some(key) = &key {
             self.hits.insert(*digest, Arc::clone(key));
-            self.front.put(key, self.clock.now());
+            self.front.put(*fingerprint, key, self.clock.now());
         } else {
             self.misses.insert(*digest, asked);
             self.hits.invalidate(digest);
-            self.front.clear(digest);
+            self.front.clear(fingerprint, digest);
         }
+        telemetry::cache_entries(self.hits.entry_count(), self.misses.entry_count());
         Ok(Found { asked, key })
     }
 
+    #[inline]
     fn is_fresh(&self, key: &CachedKey, now: Moment) -> bool {
         let age = key.age(now);
         age < self.config.ttl_nanos()
@@ -329,7 +376,7 @@ enum Joined {
 /// Takes a flight off the list when its lookup ends, however it ends.
 struct Landing {
     cache: Arc<KeyCache>,
-    digest: KeyDigest,
+    sought: Sought,
 }
 
 impl Drop for Landing {
@@ -339,68 +386,6 @@ impl Drop for Landing {
             .flights
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        flights.remove(&self.digest);
-    }
-}
-
-/// The hottest hits, each in the one place that its digest gives it: a lookup costs one
-/// uncontended lock. What is found here is checked like anything else in the cache.
-struct Front(Box<[Mutex<Option<Hot>>]>);
-
-struct Hot {
-    /// Tells most keys apart without a look at the key itself, which may be far away in memory.
-    tag: u64,
-    key: Arc<CachedKey>,
-}
-
-impl Front {
-    const PLACES: u64 = 16_384;
-    /// One in so many hits that are not here takes the place of another key. Where there are more
-    /// keys than places, the others would otherwise take turns.
-    const TURN: u64 = 16;
-
-    fn new() -> Self {
-        Self((0..Self::PLACES).map(|_| Mutex::default()).collect())
-    }
-
-    fn get(&self, digest: &KeyDigest) -> Option<Arc<CachedKey>> {
-        // A place that is being used by another thread is passed by rather than waited for.
-        let place = self.place(digest).try_lock().ok()?;
-        let hot = place.as_ref().filter(|hot| hot.is(digest))?;
-        Some(Arc::clone(&hot.key))
-    }
-
-    fn put(&self, key: &Arc<CachedKey>, now: Moment) {
-        let digest = &key.credential.digest;
-        let Ok(mut place) = self.place(digest).try_lock() else {
-            return;
-        };
-        let is_free = place.as_ref().is_none_or(|hot| hot.is(digest));
-        if is_free || (now.monotonic_nanos() >> 6).is_multiple_of(Self::TURN) {
-            let (tag, key) = (digest.place(), Arc::clone(key));
-            let before = place.replace(Hot { tag, key });
-            // Freeing the old key is not work to be done under a lock.
-            drop(place);
-            drop(before);
-        }
-    }
-
-    fn clear(&self, digest: &KeyDigest) {
-        let mut place = self
-            .place(digest)
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        place.take_if(|hot| hot.is(digest));
-    }
-
-    fn place(&self, digest: &KeyDigest) -> &Mutex<Option<Hot>> {
-        let index = usize::try_from(digest.place() % Self::PLACES);
-        &self.0[index.expect("below the number of places")]
-    }
-}
-
-impl Hot {
-    fn is(&self, digest: &KeyDigest) -> bool {
-        self.tag == digest.place() && self.key.credential.digest == *digest
+        flights.remove(&self.sought.digest);
     }
 }

@@ -7,15 +7,17 @@
 //! prefix environment    OS randomness     CRC-32 of everything before it, base62, 6 characters
 //! ```
 //!
-//! The checksum refuses typing errors and garbage before any hash, cache or store is touched. It
-//! is no security: anybody can compute it.
+//! The checksum refuses typing errors and garbage before their digest is looked for. It is no
+//! security: anybody can compute it.
 
 mod digest;
+mod find;
 mod format;
 mod secret;
 
 pub(crate) use digest::Candidates;
 pub use digest::{InvalidDigest, InvalidPepper, KeyDigest, KeyHasher, Pepper};
+pub use find::FoundKey;
 pub use format::{KeyFormat, KeyText, Malformed, UnknownKind};
 pub use secret::ApiKey;
 

@@ -23,6 +23,7 @@ pub use decision::{Decision, LimitStatus, Verdict};
 pub(crate) use limiter::{Acquire, Limiter};
 pub use local::{Charge, LimitSpace, LocalLimiter, Subject, SubjectId};
 pub use outage::LimiterOutage;
+pub(crate) use policy::KnownLimits;
 pub use policy::{InvalidLimit, RateLimit, RateLimits};
 pub use report::LimitReport;
 pub(crate) use report::Standing;

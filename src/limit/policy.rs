@@ -1,6 +1,7 @@
+use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -163,7 +164,8 @@ impl fmt::Debug for RateLimit {
 pub struct RateLimits(Option<Arc<Limits>>);
 
 struct Limits {
-    list: SmallVec<[RateLimit; 2]>,
+    /// Many keys have the same, and [may share it](KnownLimits).
+    list: Arc<[RateLimit]>,
     policy_field: OnceLock<Bytes>,
 }
 
@@ -194,11 +196,7 @@ impl RateLimits {
 
     /// The limits of several layers together, which may be more than one key can have.
     pub(crate) fn of(list: SmallVec<[RateLimit; 2]>) -> Self {
-        let limits = |list| Limits {
-            list,
-            policy_field: OnceLock::new(),
-        };
-        Self((!list.is_empty()).then(|| Arc::new(limits(list))))
+        Self((!list.is_empty()).then(|| Limits::of(list.into_vec().into())))
     }
 
     /// The limits as a list for the `RateLimit-Policy` field
@@ -209,8 +207,11 @@ impl RateLimits {
             return Bytes::new();
         };
         let written = limits.policy_field.get_or_init(|| {
-            let items = limits.list.iter().map(RateLimit::policy_item);
-            items.collect::<Vec<_>>().join(", ").into()
+            let items: Vec<_> = limits.list.iter().map(RateLimit::policy_item).collect();
+            // Beside its reference count, and not in memory of its own.
+            Bytes::from_owner(SmallVec::<[u8; 64]>::from_slice(
+                items.join(", ").as_bytes(),
+            ))
         });
         written.clone()
     }
@@ -232,6 +233,42 @@ impl RateLimits {
 
     fn as_slice(&self) -> &[RateLimit] {
         self.0.as_ref().map_or(&[], |limits| &limits.list)
+    }
+}
+
+impl Limits {
+    fn of(list: Arc<[RateLimit]>) -> Arc<Self> {
+        let policy_field = OnceLock::new();
+        Arc::new(Self { list, policy_field })
+    }
+}
+
+/// Lists of limits that some keys have. The keys of one plan have equal limits, and those that
+/// share them are decided on with less memory to be read.
+///
+/// Only the list is shared, of which a decision counts no references: each key keeps a policy field
+/// of its own, for whose count processors would contend.
+#[derive(Debug, Default)]
+pub(crate) struct KnownLimits(Mutex<HashSet<RateLimits>>);
+
+impl KnownLimits {
+    /// Where there are more, each key has limits of its own, and all begin anew.
+    const MOST: usize = 1_024;
+
+    /// The same limits, with a list that is known, or is from now on.
+    pub(crate) fn sharing(&self, limits: &RateLimits) -> RateLimits {
+        if limits.is_empty() {
+            return RateLimits::default();
+        }
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(RateLimits(Some(same))) = known.get(limits) {
+            return RateLimits(Some(Limits::of(Arc::clone(&same.list))));
+        }
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        known.insert(limits.clone());
+        limits.clone()
     }
 }
 
@@ -381,6 +418,36 @@ mod tests {
             RateLimit::per_hour(1).named("x"),
         ];
         assert_eq!(RateLimits::new(twice), Err(InvalidLimit::DuplicateName));
+    }
+
+    #[test]
+    fn equal_limits_share_their_list_and_no_more() {
+        let known = KnownLimits::default();
+        let limits = |quota| {
+            let limits = [RateLimit::per_second(quota), RateLimit::per_day(quota)];
+            RateLimits::new(limits).unwrap()
+        };
+        let first = known.sharing(&limits(1));
+        let second = known.sharing(&limits(1));
+        assert_eq!((&first, &second), (&limits(1), &limits(1)));
+        assert_eq!(first.as_slice().as_ptr(), second.as_slice().as_ptr());
+        assert_eq!(first.policy_field(), second.policy_field());
+        assert_ne!(
+            first.policy_field().as_ptr(),
+            second.policy_field().as_ptr()
+        );
+        assert_eq!(known.sharing(&limits(2)), limits(2));
+        assert!(known.sharing(&RateLimits::default()).is_empty());
+    }
+
+    #[test]
+    fn the_known_limits_are_bounded() {
+        let known = KnownLimits::default();
+        for quota in 1..=2 * KnownLimits::MOST as u64 {
+            let limits = RateLimits::new([RateLimit::per_second(quota)]).unwrap();
+            assert_eq!(known.sharing(&limits), limits);
+            assert!(known.0.lock().unwrap().len() <= KnownLimits::MOST);
+        }
     }
 
     #[test]

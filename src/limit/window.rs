@@ -14,6 +14,8 @@ use super::{LimitStatus, RateLimit};
 /// Times are nanoseconds of a clock that does not decrease. Should it do so all the same, a time
 /// before the newest one seen counts as the newest: nothing that was spent is given back.
 #[derive(Clone, Copy, Debug)]
+// In this order: an admitted request needs what comes first, and the first of the counts.
+#[repr(C)]
 pub struct Window {
     /// Where the current sub-window starts, in nanoseconds: a multiple of the sub-window's length.
     started: u64,

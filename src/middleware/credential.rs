@@ -16,17 +16,17 @@ use http::{HeaderName, HeaderValue, Request, Uri};
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct CredentialSources {
-    schemes: Vec<String>,
-    headers: Vec<KeyHeader>,
-    query: Vec<String>,
+    pub(super) schemes: Vec<String>,
+    pub(super) headers: Vec<KeyHeader>,
+    pub(super) query: Vec<String>,
 }
 
 /// A header whose value is the key.
 #[derive(Clone, Debug)]
-struct KeyHeader {
+pub(super) struct KeyHeader {
     name: HeaderName,
     /// How `Vary` names it.
-    written: HeaderValue,
+    pub(super) written: HeaderValue,
 }
 
 impl Default for CredentialSources {

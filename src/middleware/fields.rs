@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use smallvec::SmallVec;
 
 use crate::limit::{LimitSpace, LimitStatus, RateLimit, Standing};
 
@@ -66,11 +65,16 @@ fn write_state<'a>(
     legacy: bool,
     limits: impl Iterator<Item = (&'a RateLimit, &'a LimitStatus)> + Clone,
 ) {
-    let mut state = SmallVec::<[u8; 128]>::new();
+    // Exactly as long as it gets, so that the header takes it as it is.
+    let lengths = limits.clone().map(|(limit, status)| {
+        let (remaining, seconds) = (status.remaining(), whole_seconds(status.resets_in()));
+        ITEM_LEN + limit.name().len() + digits(remaining) + digits(seconds)
+    });
+    let mut state = Vec::with_capacity(lengths.sum::<usize>() - SEPARATOR.len());
     let mut number = itoa::Buffer::new();
     for (limit, status) in limits.clone() {
         if !state.is_empty() {
-            state.extend_from_slice(b", ");
+            state.extend_from_slice(SEPARATOR);
         }
         state.push(b'"');
         state.extend_from_slice(limit.name().as_bytes());
@@ -80,7 +84,7 @@ fn write_state<'a>(
         state.extend_from_slice(number.format(whole_seconds(status.resets_in())).as_bytes());
     }
     // The names of limits are such that this cannot fail.
-    if let Ok(state) = HeaderValue::from_bytes(&state) {
+    if let Ok(state) = HeaderValue::from_maybe_shared(Bytes::from(state)) {
         // The handler or a layer of other keys may speak of limits of its own.
         headers.append(const { HeaderName::from_static("ratelimit") }, state);
     }
@@ -93,6 +97,15 @@ fn write_state<'a>(
             headers.insert(name, value.into());
         }
     }
+}
+
+const SEPARATOR: &[u8] = b", ";
+/// An item of the `RateLimit` field without its name and numbers, with a separator.
+const ITEM_LEN: usize = b"\"\";r=;t=, ".len();
+
+/// How many decimal digits a number has.
+fn digits(number: u64) -> usize {
+    number.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
 /// Rounded up: after that many seconds it is true.

@@ -54,7 +54,7 @@ use crate::verify::Verifier;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ApiKeyLayer {
-    policy: Arc<Policy>,
+    pub(super) policy: Arc<Policy>,
 }
 
 /// Changes the answer to a refused request.

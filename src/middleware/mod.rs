@@ -10,6 +10,8 @@ mod exposure;
 mod fields;
 mod future;
 mod layer;
+#[cfg(feature = "openapi")]
+mod openapi;
 mod owed;
 mod response;
 mod service;

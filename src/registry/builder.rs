@@ -13,6 +13,7 @@ use crate::limit::RedisLimiter;
 use crate::limit::{Limiter, LocalLimiter, RateLimit};
 use crate::principal::Realm;
 use crate::store::{KeyRepository, KeyStore};
+use crate::telemetry::LogBudgets;
 use crate::usage::{FLUSH_INTERVAL, UsageRecorder};
 use crate::verify::{Parts, Verifier};
 
@@ -211,6 +212,7 @@ impl Settings {
             limiter,
             usage,
             realm: Realm::new(),
+            log_budgets: LogBudgets::default(),
         };
         Verifier {
             parts: Arc::new(parts),

@@ -261,11 +261,11 @@ pub(super) fn to_microseconds(time: Timestamp) -> Timestamp {
     Timestamp::from_nanosecond(micros * 1_000).unwrap_or(time)
 }
 
-const MAX_TEXT: usize = 200;
-const MAX_METADATA: usize = 50;
-const MAX_METADATA_NAME: usize = 64;
-const MAX_METADATA_VALUE: usize = 1_024;
-const MAX_ADDRESSES: usize = 100;
+pub(crate) const MAX_TEXT: usize = 200;
+pub(crate) const MAX_METADATA: usize = 50;
+pub(crate) const MAX_METADATA_NAME: usize = 64;
+pub(crate) const MAX_METADATA_VALUE: usize = 1_024;
+pub(crate) const MAX_ADDRESSES: usize = 100;
 
 fn check_text(field: &str, text: &str) -> Result<(), KeyError> {
     if text.is_empty() || text.chars().nth(MAX_TEXT).is_some() {

@@ -12,6 +12,7 @@
 
 mod builder;
 mod error;
+mod import;
 mod input;
 
 use std::fmt;
@@ -24,7 +25,12 @@ use jiff::Timestamp;
 
 pub use builder::Builder;
 pub use error::{KeyError, KeyErrorKind};
+pub use import::KeyImport;
 pub use input::{KeyUpdate, NewKey};
+#[cfg(all(feature = "admin", feature = "openapi"))]
+pub(crate) use input::{
+    MAX_ADDRESSES, MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, MAX_TEXT,
+};
 
 use crate::invalidation::{DigestTag, Invalidation};
 use crate::key::{ApiKey, KeyDigest};
@@ -32,6 +38,7 @@ use crate::record::{
     Credential, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket,
 };
 use crate::store::{KeyChange, KeyFilter, KeyPage, KeyRepository, StoreError};
+use crate::telemetry;
 use crate::verify::Verifier;
 
 /// The keys of a service: makes, shows, changes and ends them. Cloning costs a reference count.
@@ -488,7 +495,11 @@ async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 's
 
 async fn flush(verifier: &Verifier, repository: &dyn KeyRepository) -> Result<(), StoreError> {
     match &verifier.parts.usage {
-        Some(usage) => usage.flush(repository).await,
+        Some(usage) => {
+            let flushed = usage.flush(repository).await;
+            telemetry::flushed(flushed.is_ok());
+            flushed
+        }
         None => Ok(()),
     }
 }

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
+use super::{
+    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
+};
 use crate::key::KeyDigest;
 use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
 
@@ -36,6 +38,23 @@ struct State {
     owners: HashMap<KeyDigest, KeyId>,
     usage: BTreeMap<(KeyId, Timestamp), UsageBucket>,
     events: HashMap<KeyId, Vec<KeyEvent>>,
+}
+
+impl State {
+    /// Writes a new key, and tells whether it did: not when its id or digest exists already.
+    fn insert(&mut self, record: &KeyRecord, credential: &Credential, event: &KeyEvent) -> bool {
+        if self.keys.contains_key(&record.id) || self.owners.contains_key(&credential.digest) {
+            return false;
+        }
+        self.owners.insert(credential.digest, record.id);
+        let key = Key {
+            record: record.clone(),
+            credentials: vec![credential.clone()],
+        };
+        self.keys.insert(record.id, key);
+        self.events.insert(record.id, vec![event.clone()]);
+        true
+    }
 }
 
 impl fmt::Debug for MemoryStore {
@@ -72,25 +91,19 @@ impl KeyRepository for MemoryStore {
         credential: &Credential,
         event: &KeyEvent,
     ) -> Result<(), StoreError> {
-        let state = &mut *self.state();
-        if state.keys.contains_key(&record.id) || state.owners.contains_key(&credential.digest) {
-            return Err(StoreError::duplicate(record.id));
+        if self.state().insert(record, credential, event) {
+            Ok(())
+        } else {
+            Err(StoreError::duplicate(record.id))
         }
-        state.owners.insert(credential.digest, record.id);
-        let credentials = vec![credential.clone()];
-        state.keys.insert(
-            record.id,
-            Key {
-                record: record.clone(),
-                credentials,
-            },
-        );
-        state
-            .events
-            .entry(record.id)
-            .or_default()
-            .push(event.clone());
-        Ok(())
+    }
+
+    async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
+        let state = &mut *self.state();
+        let written = batch
+            .iter()
+            .map(|new| state.insert(&new.record, &new.credential, &new.event));
+        Ok(written.collect())
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {

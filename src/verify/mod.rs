@@ -25,16 +25,17 @@ use futures_util::future::BoxFuture;
 pub(crate) use attempt::Admission;
 pub use attempt::{Attempt, Verified};
 
-use crate::cache::{Cached, CachedKey, KeyCache, Outage};
+use crate::cache::{Cached, CachedKey, Fingerprint, KeyCache, Outage, Sought};
 use crate::clock::{Clock, Moment};
 use crate::denial::{Denial, DenialReason};
 use crate::failures::FailureLimiter;
 use crate::invalidation::Publisher;
-use crate::key::{Candidates, KeyFormat, KeyHasher};
+use crate::key::{Candidates, KeyFormat, KeyHasher, MAX_KEY_LEN};
 use crate::limit::Limiter;
 use crate::principal::Realm;
 use crate::record::{KeyId, KeyStatus};
 use crate::requirements::Requirements;
+use crate::telemetry::{self, LogBudgets, Path};
 use crate::usage::UsageRecorder;
 
 /// Decides whether a key is good for a request. Knows no HTTP: a gRPC service, a WebSocket hub or
@@ -56,16 +57,24 @@ pub(crate) struct Parts {
     pub(crate) failures: Option<FailureLimiter>,
     pub(crate) usage: Option<UsageRecorder>,
     pub(crate) realm: Realm,
+    pub(crate) log_budgets: LogBudgets,
 }
 
 /// How far verification came without waiting.
 pub(crate) enum Step {
     /// To the key, at this moment: it has to be [judged](Verifier::judge).
     Found(Arc<CachedKey>, Moment),
-    /// The store has to be asked for one of these.
-    Lookup(Candidates),
+    /// The store has to be asked.
+    Lookup(Lookup),
     /// To the end.
     Refused(Denial),
+}
+
+/// What the store has to be asked for.
+pub(crate) struct Lookup {
+    fingerprint: Fingerprint,
+    /// One of these.
+    candidates: Candidates,
 }
 
 /// What comes of a key that was found.
@@ -90,39 +99,40 @@ impl Verifier {
         let address = attempt.address;
         let outcome = match self.begin(attempt) {
             Step::Found(key, now) => self.judge(key, address, needs, now).made().await,
-            Step::Lookup(candidates) => self.look_up(candidates, address, needs).await,
+            Step::Lookup(lookup) => self.look_up(lookup, address, needs).await,
             Step::Refused(denial) => Err(denial),
         };
-        outcome.map(Verified::from)
+        outcome
+            .map(Verified::from)
+            .inspect_err(|denial| self.tell_of(denial))
+    }
+
+    /// Tells logs and metrics of a request that was refused.
+    pub(crate) fn tell_of(&self, denial: &Denial) {
+        let parts = &*self.parts;
+        telemetry::denied(denial, &parts.log_budgets, parts.clock.now());
     }
 
     /// As far as it goes without waiting, and without moving more than a key in the cache takes.
+    #[inline]
     pub(crate) fn begin(&self, attempt: Attempt<'_>) -> Step {
         let parts = &*self.parts;
         let now = parts.clock.now();
-        let refuse = |reason| Step::Refused(parts.fail(reason, attempt.address, now));
-        let Some(candidates) = parts.recognize(attempt.text) else {
-            return refuse(DenialReason::Malformed);
-        };
-        let mut absent = false;
-        for digest in &candidates {
-            match parts.cache.get(digest, now) {
-                // Whatever is known of the others: a text is one key.
-                Cached::Hit(key) => return Step::Found(key, now),
-                Cached::Absent => absent = true,
-                Cached::Unknown => {}
+        if attempt.text.len() > MAX_KEY_LEN {
+            return Step::Refused(parts.fail(DenialReason::Malformed, attempt.address, now));
+        }
+        let fingerprint = parts.cache.fingerprint(attempt.text);
+        match parts.cache.recall(&fingerprint, now) {
+            Some(key) => {
+                telemetry::cache_hit();
+                Step::Found(key, now)
             }
-        }
-        if !absent {
-            return refuse(DenialReason::Unknown);
-        }
-        match parts.blocked(attempt.address, now) {
-            Some(denial) => Step::Refused(denial),
-            None => Step::Lookup(candidates),
+            None => parts.seek(fingerprint, attempt, now),
         }
     }
 
     /// The rest of the way, for a key that was found at `now`.
+    #[inline]
     pub(crate) fn judge(
         &self,
         key: Arc<CachedKey>,
@@ -130,25 +140,32 @@ impl Verifier {
         needs: &Requirements,
         now: Moment,
     ) -> Judgement {
-        self.parts.judge(key, address, needs, now)
+        let judgement = self.parts.judge(key, address, needs, now);
+        // To read the clock again costs as much as much else on this way.
+        if (now.monotonic_nanos() >> 8).is_multiple_of(64) {
+            self.parts.measure(Path::Cache, now);
+        }
+        judgement
     }
 
     /// The rest of the way, for a key that the cache does not know.
     pub(crate) async fn look_up(
         &self,
-        candidates: Candidates,
+        lookup: Lookup,
         address: Option<IpAddr>,
         needs: &Requirements,
     ) -> Result<Admission, Denial> {
         let parts = &self.parts;
-        for digest in &candidates {
-            let loaded = parts.cache.load(digest).await;
+        let began = parts.clock.now();
+        for sought in lookup.all() {
+            let loaded = parts.cache.load(&sought).await;
             // Time has passed while the store was asked, and the key may have ended in it.
             let now = parts.clock.now();
+            parts.measure(Path::Store, began);
             let key = loaded.or_else(|outage| {
-                let mut before = candidates
-                    .iter()
-                    .filter_map(|digest| parts.cache.usable(digest, now));
+                let mut before = lookup
+                    .all()
+                    .filter_map(|sought| parts.cache.usable(&sought, now));
                 before.next().map(Some).ok_or(outage)
             })?;
             if let Some(key) = key {
@@ -161,11 +178,21 @@ impl Verifier {
     /// Whose secret `text` is, if the key is active. Counts nothing.
     pub(crate) async fn identify(&self, text: &[u8]) -> Result<Option<KeyId>, Outage> {
         let parts = &*self.parts;
-        for digest in parts.recognize(text).iter().flatten() {
-            let key = match parts.cache.get(digest, parts.clock.now()) {
+        if text.len() > MAX_KEY_LEN {
+            return Ok(None);
+        }
+        let Some(candidates) = parts.recognize(text) else {
+            return Ok(None);
+        };
+        let lookup = Lookup {
+            fingerprint: parts.cache.fingerprint(text),
+            candidates,
+        };
+        for sought in lookup.all() {
+            let key = match parts.cache.get(&sought, parts.clock.now()) {
                 Cached::Hit(key) => Some(key),
                 Cached::Unknown => None,
-                Cached::Absent => parts.cache.load(digest).await?,
+                Cached::Absent => parts.cache.load(&sought).await?,
             };
             if let Some(key) = key {
                 let status = key.status(parts.clock.now());
@@ -197,8 +224,65 @@ impl Verifier {
         &self.parts.format
     }
 
+    #[inline]
     pub(crate) fn realm(&self) -> Realm {
         self.parts.realm
+    }
+}
+
+impl Parts {
+    /// Tells how long a verification took that `began` then.
+    #[inline]
+    fn measure(&self, path: Path, began: Moment) {
+        if cfg!(feature = "metrics") {
+            let took = self
+                .clock
+                .now()
+                .monotonic()
+                .saturating_sub(began.monotonic());
+            telemetry::verified_in(took, path);
+        }
+    }
+
+    /// As [`Verifier::begin`], for a text that is not one of the hottest keys.
+    #[inline(never)]
+    fn seek(&self, fingerprint: Fingerprint, attempt: Attempt<'_>, now: Moment) -> Step {
+        let refuse = |reason| Step::Refused(self.fail(reason, attempt.address, now));
+        let Some(candidates) = self.recognize(attempt.text) else {
+            return refuse(DenialReason::Malformed);
+        };
+        let lookup = Lookup {
+            fingerprint,
+            candidates,
+        };
+        let mut absent = false;
+        for sought in lookup.all() {
+            let cached = self.cache.get(&sought, now);
+            telemetry::cache_looked_up(&cached);
+            match cached {
+                // Whatever is known of the others: a text is one key.
+                Cached::Hit(key) => return Step::Found(key, now),
+                Cached::Absent => absent = true,
+                Cached::Unknown => {}
+            }
+        }
+        if !absent {
+            return refuse(DenialReason::Unknown);
+        }
+        match self.blocked(attempt.address, now) {
+            Some(denial) => Step::Refused(denial),
+            None => Step::Lookup(lookup),
+        }
+    }
+}
+
+impl Lookup {
+    fn all(&self) -> impl Iterator<Item = Sought> {
+        let fingerprint = self.fingerprint;
+        self.candidates.iter().map(move |&digest| Sought {
+            fingerprint,
+            digest,
+        })
     }
 }
 

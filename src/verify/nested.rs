@@ -21,7 +21,7 @@ impl Verifier {
         let now = parts.clock.now();
         let key = &principal.key;
         let bill = principal.bill.on_top(key, needs, now);
-        let denied = |denial: Denial| Judgement::Made(Err(denial.of_key(key.record.id)));
+        let denied = |denial: Denial| Judgement::Made(Err(denial.of_key(key)));
         if let Err(reason) = parts.check_kind(key, needs) {
             return denied(parts.fail(reason, None, now));
         }
@@ -82,6 +82,6 @@ impl Parts {
                 Denial::from(outage).with_limits(bill.foresee(key, &self.limiter, false))
             }
         };
-        Err(denial.of_key(key.record.id))
+        Err(denial.of_key(key))
     }
 }

@@ -10,23 +10,22 @@ use crate::bill::Bill;
 use crate::cache::CachedKey;
 use crate::clock::Moment;
 use crate::denial::{Denial, DenialReason};
-use crate::key::{Candidates, KeyDigest, MAX_KEY_LEN};
+use crate::key::{Candidates, KeyDigest};
 use crate::limit::{Acquire, Decision, LimiterOutage};
 use crate::principal::KeyPrincipal;
 use crate::record::KeyStatus;
 use crate::requirements::Requirements;
+use crate::telemetry::{self, Path};
 use crate::usage::Outcome;
 
 impl Parts {
     /// The digests to look for, if the text can be a key at all.
     pub(super) fn recognize(&self, text: &[u8]) -> Option<Candidates> {
-        if text.is_empty() || text.len() > MAX_KEY_LEN {
-            return None;
-        }
         if self.format.matches(text) {
             // An imported key may have the format too, and is stored without a pepper.
             Some(self.hasher.candidates(text, self.accept_imported))
-        } else if self.accept_imported && text.iter().all(u8::is_ascii_graphic) {
+        } else if self.accept_imported && !text.is_empty() && text.iter().all(u8::is_ascii_graphic)
+        {
             Some(SmallVec::from_buf([KeyDigest::sha256_of(text)]))
         } else {
             None
@@ -34,6 +33,7 @@ impl Parts {
     }
 
     /// Decides on a key that was found, and counts the request.
+    #[inline]
     pub(super) fn judge(
         self: &Arc<Self>,
         key: Arc<CachedKey>,
@@ -57,6 +57,7 @@ impl Parts {
                 let parts = Arc::clone(self);
                 Judgement::Pending(Box::pin(async move {
                     let decision = decision.await;
+                    parts.measure(Path::Limiter, now);
                     parts.settle_late(key, bill, decision, address)
                 }))
             }
@@ -64,6 +65,7 @@ impl Parts {
     }
 
     /// The last step: the limits decide.
+    #[inline]
     fn settle(
         &self,
         key: Arc<CachedKey>,
@@ -74,6 +76,7 @@ impl Parts {
         let denial = match decision {
             Ok(decision) if decision.is_admitted() => {
                 self.count(&key, Outcome::Allowed, now);
+                telemetry::allowed();
                 let principal = KeyPrincipal::new(key, self.realm, bill);
                 return Ok(Admission {
                     principal,
@@ -104,9 +107,10 @@ impl Parts {
         self.settle(key, bill, decision, now)
     }
 
+    #[inline]
     fn check_status(&self, key: &CachedKey, now: Moment) -> Result<(), DenialReason> {
         match key.status(now) {
-            KeyStatus::Active if key.credential.imported && !self.accept_imported => {
+            KeyStatus::Active if key.is_imported && !self.accept_imported => {
                 Err(DenialReason::Imported)
             }
             KeyStatus::Active => Ok(()),
@@ -116,11 +120,15 @@ impl Parts {
         }
     }
 
+    #[inline]
     pub(super) fn check_kind(
         &self,
         key: &CachedKey,
         needs: &Requirements,
     ) -> Result<(), DenialReason> {
+        if key.met.is(needs.demand) {
+            return Ok(());
+        }
         let (prefix, environment) = (&*key.record.prefix, &*key.record.environment);
         if prefix != self.format.default_prefix()
             && !needs.prefixes.iter().any(|accepted| **accepted == *prefix)
@@ -161,23 +169,26 @@ impl Parts {
     }
 
     /// The answer to a stored credential that has ended or is not accepted here.
+    #[cold]
     fn not_valid(
         &self,
-        key: &CachedKey,
+        key: &Arc<CachedKey>,
         reason: DenialReason,
         address: Option<IpAddr>,
         now: Moment,
     ) -> Denial {
         self.count(key, Outcome::NotValid, now);
-        self.fail(reason, address, now).of_key(key.record.id)
+        self.fail(reason, address, now).of_key(key)
     }
 
     /// The answer to a good key that may not do this.
-    fn refused(&self, key: &CachedKey, denial: Denial, now: Moment) -> Denial {
+    #[cold]
+    fn refused(&self, key: &Arc<CachedKey>, denial: Denial, now: Moment) -> Denial {
         self.count(key, Outcome::Refused, now);
-        denial.of_key(key.record.id)
+        denial.of_key(key)
     }
 
+    #[inline]
     fn count(&self, key: &CachedKey, outcome: Outcome, now: Moment) {
         if let Some(usage) = &self.usage {
             usage.record(&key.usage, outcome, now);
@@ -185,22 +196,27 @@ impl Parts {
     }
 }
 
+#[inline]
 fn check_address(key: &CachedKey, address: Option<IpAddr>) -> Result<(), Denial> {
     let allowed = &key.record.allowed_addresses;
     let fits = |address: IpAddr| allowed.iter().any(|network| network.contains(&address));
-    if allowed.is_empty() || address.is_some_and(|address| fits(address.to_canonical())) {
+    if key.is_usable_anywhere || address.is_some_and(|address| fits(address.to_canonical())) {
         Ok(())
     } else {
         Err(Denial::address_not_allowed())
     }
 }
 
+/// For a key whose kind is [accepted](Parts::check_kind). Neither its kind nor its scopes change
+/// while it is in the cache, so that both are good is remembered.
+#[inline]
 pub(super) fn check_scopes(key: &CachedKey, needs: &Requirements) -> Result<(), Denial> {
-    if needs
-        .scopes
-        .iter()
-        .all(|scope| key.record.scopes.covers(scope))
-    {
+    if key.met.is(needs.demand) {
+        return Ok(());
+    }
+    let granted = &key.record.scopes;
+    if needs.scopes.iter().all(|scope| granted.covers(scope)) {
+        key.met.note(needs.demand);
         Ok(())
     } else {
         Err(Denial::insufficient_scope(needs.scopes.iter().cloned()))

@@ -52,6 +52,9 @@ fn lives_through_a_restart(database: &Path) {
     assert_eq!(get("/v1/catalog", Some(&key)).0, 403);
     assert_eq!(get("/v1/orders", None).0, 401);
     assert_eq!(get("/admin/keys", None).0, 401);
+    let (status, page) = get("/admin", None);
+    assert_eq!(status, 200);
+    assert!(page.as_str().unwrap().starts_with("<!doctype html>"));
     first.stop("TERM");
 
     let second = Server::start(database);
@@ -92,6 +95,27 @@ fn a_publishable_key_opens_what_is_meant_for_it() {
             "{path}"
         );
     }
+    server.stop("TERM");
+}
+
+#[test]
+fn the_document_tells_every_route() {
+    let server = Server::start(Path::new("sqlite::memory:"));
+    server.admin_key();
+    let (status, document) = server.call("GET", "/openapi.json", None, None);
+    assert_eq!((status, &document["openapi"]), (200, &json!("3.1.0")));
+    for (path, method, scopes) in [
+        ("/v1/whoami", "get", json!([])),
+        ("/v1/catalog", "get", json!(["catalog:read"])),
+        ("/v1/orders", "get", json!(["orders:read"])),
+        ("/v1/orders", "post", json!(["orders:write"])),
+        ("/admin/keys", "post", json!(["keys:write"])),
+    ] {
+        let operation = &document["paths"][path][method];
+        assert_eq!(operation["security"][0]["bearer"], scopes, "{path}");
+    }
+    let public = &document["paths"]["/v1/public"]["get"]["security"];
+    assert!(public.as_array().unwrap().contains(&json!({})));
     server.stop("TERM");
 }
 

@@ -42,6 +42,8 @@ pub(super) struct State {
 }
 
 #[derive(Clone)]
+// The window last, of which only the beginning is needed in most requests.
+#[repr(C)]
 struct Counter {
     name: Arc<str>,
     space: LimitSpace,

@@ -22,17 +22,19 @@ pub enum SubjectId {
 ///
 /// Kept beside a cached key, it saves the limiter from looking the subject up for each request.
 #[derive(Clone)]
+// Charging it takes only what comes first.
+#[repr(C)]
 pub struct Subject {
-    id: SubjectId,
     counters: OnceLock<Arc<Counters>>,
+    id: SubjectId,
 }
 
 impl Subject {
     /// The subject of that identity, which remembers nothing yet.
     pub fn new(id: SubjectId) -> Self {
         Self {
-            id,
             counters: OnceLock::new(),
+            id,
         }
     }
 

@@ -249,7 +249,10 @@ pub(super) async fn record_usage(
     Ok(())
 }
 
-fn column<Delta, T>(deltas: impl Iterator<Item = Delta>, of: impl FnMut(Delta) -> T) -> Vec<T> {
+pub(super) fn column<Delta, T>(
+    deltas: impl Iterator<Item = Delta>,
+    of: impl FnMut(Delta) -> T,
+) -> Vec<T> {
     deltas.map(of).collect()
 }
 
@@ -261,18 +264,20 @@ BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SELECT set_config('synchronous_commit', 'on', true)
 WHERE current_setting('synchronous_commit') = 'off'";
 
-async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
+pub(super) async fn begin(
+    connection: &mut PgConnection,
+) -> Result<Transaction<'_, Postgres>, StoreError> {
     connection
         .begin_with(BEGIN)
         .await
         .map_err(StoreError::unavailable)
 }
 
-async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(), StoreError> {
+pub(super) async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(), StoreError> {
     transaction.commit().await.map_err(StoreError::unavailable)
 }
 
-fn failed(error: sqlx::Error, id: KeyId) -> StoreError {
+pub(super) fn failed(error: sqlx::Error, id: KeyId) -> StoreError {
     let constraint = error
         .as_database_error()
         .and_then(DatabaseError::constraint);
@@ -282,7 +287,7 @@ fn failed(error: sqlx::Error, id: KeyId) -> StoreError {
     }
 }
 
-fn version(version: u64) -> Result<i64, StoreError> {
+pub(super) fn version(version: u64) -> Result<i64, StoreError> {
     i64::try_from(version).map_err(StoreError::unavailable)
 }
 

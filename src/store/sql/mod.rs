@@ -1,4 +1,5 @@
 //! What the stores in databases share.
 
+pub(super) mod batch;
 pub(super) mod columns;
 pub(super) mod migrations;

@@ -200,13 +200,13 @@ pub(super) async fn record_usage(
 
 /// Begins as a writer: a reader that turned writer half-way would fail, rather than wait, when
 /// another process wrote in between.
-async fn begin(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, StoreError> {
+pub(super) async fn begin(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, StoreError> {
     pool.begin_with("BEGIN IMMEDIATE")
         .await
         .map_err(StoreError::unavailable)
 }
 
-async fn commit(transaction: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
+pub(super) async fn commit(transaction: Transaction<'static, Sqlite>) -> Result<(), StoreError> {
     transaction.commit().await.map_err(StoreError::unavailable)
 }
 
@@ -217,10 +217,10 @@ fn failed(error: sqlx::Error, id: KeyId) -> StoreError {
     }
 }
 
-fn version(version: u64) -> Result<i64, StoreError> {
+pub(super) fn version(version: u64) -> Result<i64, StoreError> {
     i64::try_from(version).map_err(StoreError::unavailable)
 }
 
-fn json_text(value: &impl serde::Serialize) -> Result<String, StoreError> {
+pub(super) fn json_text(value: &impl serde::Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(StoreError::unavailable)
 }

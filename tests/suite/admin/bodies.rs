@@ -191,7 +191,7 @@ async fn a_bad_change_is_refused_with_the_field() {
         r#"{"grace_seconds":-1}"#,
         r#"{"grace_seconds":31536001}"#,
         r#"{"grace_seconds":18446744073709551616}"#,
-        r#"{"grace_seconds":1.0}"#,
+        r#"{"grace_seconds":1.5}"#,
         r#"{"grace_seconds":"1"}"#,
         r#"{"grace_seconds":1,"grace_seconds":1}"#,
     ] {
@@ -255,4 +255,23 @@ async fn a_body_must_be_json_by_name_and_small() {
         .with(201);
     let large = send(Some("application/json"), filled(64 * 1024 + 1)).await;
     large.problem(413, "content_too_large");
+}
+
+#[tokio::test]
+async fn a_whole_number_may_be_written_with_a_point() {
+    let admin = Admin::new().await;
+    let limit = r#""limits":[{"name":"l","quota":100.0,"window_seconds":6e1}]"#;
+    let issued = admin.post("/admin/keys", with(limit)).await.with(201);
+    let limits = json!([{"name": "l", "quota": 100, "window_seconds": 60}]);
+    assert_eq!(issued["key"]["limits"], limits);
+    let rotate = path(issued["key"]["id"].as_str().unwrap()) + "/rotate";
+    admin
+        .post(&rotate, r#"{"grace_seconds":0.0}"#)
+        .await
+        .with(201);
+    for number in ["0.5", "-1.0", "1e300", "1e15", "\"1\"", "null"] {
+        let body = format!(r#"{{"grace_seconds":{number}}}"#);
+        let answer = admin.post(&rotate, body).await;
+        assert_eq!(answer.problem(422, "invalid_request"), "grace_seconds");
+    }
 }

@@ -114,6 +114,8 @@ async fn a_bad_parameter_is_named() {
         ("/admin/keys", "cursor=x", "cursor"),
         ("/admin/keys", "page=2", "page"),
         ("/admin/keys", "owner=a&owner=b", "owner"),
+        ("/admin/keys", "owner=a%00", "owner"),
+        ("/admin/keys", "environment=%00", "environment"),
         ("/admin/keys", "limit=1&limit=1", "limit"),
         (&usage, "bucket=week", "bucket"),
         (&usage, "bucket=hour&bucket=hour", "bucket"),

@@ -18,10 +18,12 @@ use tower::ServiceExt;
 use tower_api_key::testing::ManualClock;
 use tower_api_key::{ApiKeys, KeyFormat, KeyId, KeyRepository, MemoryStore, NewKey, admin};
 
+use crate::openapi::assert_documented;
+
 /// The admin router below `/admin`, and a key that may do everything.
-struct Admin {
-    app: Router,
-    keys: ApiKeys,
+pub(crate) struct Admin {
+    pub(crate) app: Router,
+    pub(crate) keys: ApiKeys,
     clock: ManualClock,
     root: String,
     root_id: KeyId,
@@ -30,7 +32,7 @@ struct Admin {
 }
 
 impl Admin {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::over(MemoryStore::new()).await
     }
 
@@ -52,28 +54,34 @@ impl Admin {
     }
 
     /// A further caller.
-    async fn caller(&self, scopes: &[&str]) -> String {
+    pub(crate) async fn caller(&self, scopes: &[&str]) -> String {
         issue(&self.keys, scopes).await.1
     }
 
-    async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.call(&self.root, Method::GET, path, "").await
     }
 
-    async fn post(&self, path: &str, body: impl ToString) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: impl ToString) -> Answer {
         self.call(&self.root, Method::POST, path, body).await
     }
 
-    async fn patch(&self, path: &str, body: impl ToString) -> Answer {
+    pub(crate) async fn patch(&self, path: &str, body: impl ToString) -> Answer {
         self.call(&self.root, Method::PATCH, path, body).await
     }
 
-    async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.call(&self.root, Method::DELETE, path, "").await
     }
 
     /// A request with this key and, where it is not empty, this JSON.
-    async fn call(&self, key: &str, method: Method, path: &str, body: impl ToString) -> Answer {
+    pub(crate) async fn call(
+        &self,
+        key: &str,
+        method: Method,
+        path: &str,
+        body: impl ToString,
+    ) -> Answer {
         let body = body.to_string();
         let mut request = Request::builder()
             .method(method)
@@ -87,6 +95,7 @@ impl Admin {
 
     /// Sends a request, and checks what holds for every answer.
     async fn send(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.app.clone().oneshot(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
@@ -101,6 +110,7 @@ impl Admin {
             text,
         };
         assert_eq!(answer.header("cache-control"), "no-store", "{answer:?}");
+        assert_documented(&method, &path, status, &answer.headers, &answer.json());
         if status.is_success() {
             assert_eq!(answer.header("content-type"), "application/json");
         } else {
@@ -122,13 +132,13 @@ async fn issue(keys: &ApiKeys, scopes: &[&str]) -> (KeyId, String) {
     (key.record.id, secret.expose().to_owned())
 }
 
-fn path(id: impl std::fmt::Display) -> String {
+pub(crate) fn path(id: impl std::fmt::Display) -> String {
     format!("/admin/keys/{id}")
 }
 
 #[derive(Debug)]
-struct Answer {
-    status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     headers: HeaderMap,
     text: String,
 }
@@ -136,14 +146,14 @@ struct Answer {
 impl Answer {
     /// The JSON of an answer with this status.
     #[track_caller]
-    fn with(self, status: u16) -> Value {
+    pub(crate) fn with(self, status: u16) -> Value {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
         self.json()
     }
 
     /// Checks for an error, and returns the field that it names.
     #[track_caller]
-    fn problem(self, status: u16, code: &str) -> Value {
+    pub(crate) fn problem(self, status: u16, code: &str) -> Value {
         let mut problem = self.with(status);
         assert_eq!(problem["code"], code, "{problem}");
         problem["field"].take()
@@ -154,7 +164,7 @@ impl Answer {
         serde_json::from_str(&self.text).unwrap()
     }
 
-    fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         let value = self.headers.get(name);
         value.map_or("", |value| value.to_str().unwrap())
     }

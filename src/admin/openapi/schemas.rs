@@ -1,0 +1,372 @@
+//! The JSON of requests and answers, with the bounds that are enforced.
+
+use serde_json::{Value, json};
+
+use crate::admin::request::Rotation;
+use crate::key::KeyFormat;
+use crate::limit::{RateLimit, RateLimits};
+use crate::openapi::reference;
+use crate::registry::{
+    MAX_ADDRESSES, MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, MAX_TEXT,
+};
+use crate::scope::{Scope, ScopeSet};
+
+pub(super) const EXAMPLE_ID: &str = "key_01JDB2Z0X8Q4W7M3T5R9V6N1KC";
+
+pub(super) fn schemas(format: &KeyFormat) -> Value {
+    json!({
+        "NewApiKey": new_key(format),
+        "ApiKeyPatch": patch(),
+        "ApiKeyRotation": rotation(),
+        "ApiKeyLimit": limit(),
+        "ApiKey": key(),
+        "ApiKeyCredential": credential(),
+        "ApiKeyIssued": issued(),
+        "ApiKeyPage": page(),
+        "ApiKeyUsage": usage(),
+        "ApiKeyEvents": events(),
+    })
+}
+
+// ---- Requests ----
+
+fn new_key(format: &KeyFormat) -> Value {
+    let (prefixes, environments) = (format.all_prefixes(), format.all_environments());
+    json!({
+        "type": "object",
+        "description": "What a new key shall be.",
+        "required": ["name"],
+        "additionalProperties": false,
+        "properties": {
+            "name": text("What people call the key."),
+            "owner": nullable(text("Whom it belongs to. Default: nobody.")),
+            "prefix": optional_choice("What kind of key it is.", prefixes),
+            "environment": optional_choice("Where it is for.", environments),
+            "scopes": scopes(),
+            "limits": limits(),
+            "expires_at": nullable(described(time(), END)),
+            "metadata": metadata(),
+            "allowed_addresses": networks(),
+        },
+    })
+}
+
+fn patch() -> Value {
+    json!({
+        "type": "object",
+        "description": "What shall change. Only `expires_at` can be null, which takes the end away.",
+        "additionalProperties": false,
+        "properties": {
+            "name": text("What people call the key."),
+            "scopes": scopes(),
+            "limits": limits(),
+            "metadata": metadata(),
+            "expires_at": nullable(described(time(), END)),
+            "enabled": { "type": "boolean", "description": "Switches the key on or off." },
+        },
+    })
+}
+
+fn rotation() -> Value {
+    json!({
+        "type": "object",
+        "description": "How a rotation treats the older secrets.",
+        "required": ["grace_seconds"],
+        "additionalProperties": false,
+        "properties": {
+            "grace_seconds": {
+                "type": "integer", "format": "int64",
+                "minimum": 0, "maximum": Rotation::MAX_GRACE,
+                "description": "How long they go on working. 0 ends them at once.",
+            },
+        },
+    })
+}
+
+fn limit() -> Value {
+    json!({
+        "type": "object",
+        "description": "At most `quota` units in any `window_seconds`.",
+        "required": ["name", "quota", "window_seconds"],
+        "additionalProperties": false,
+        "properties": {
+            "name": {
+                "type": "string", "pattern": "^[A-Za-z0-9._-]+$",
+                "minLength": 1, "maxLength": RateLimit::MAX_NAME_LEN,
+                "description": "What headers call the limit. No two limits of a key have one name.",
+            },
+            "quota": {
+                "type": "integer", "format": "int64",
+                "minimum": 1, "maximum": RateLimit::MAX_QUOTA,
+            },
+            "window_seconds": {
+                "type": "integer", "format": "int64",
+                "minimum": 1, "maximum": RateLimit::MAX_WINDOW.as_secs(),
+            },
+        },
+        "example": { "name": "burst", "quota": 100, "window_seconds": 60 },
+    })
+}
+
+const END: &str = "When it ends by itself, which must be in the future. Null: never.";
+
+/// Text for people, without control characters.
+fn text(description: &str) -> Value {
+    json!({
+        "type": "string", "pattern": NO_CONTROLS, "minLength": 1, "maxLength": MAX_TEXT,
+        "description": description,
+    })
+}
+
+const NO_CONTROLS: &str = r"^[^\u0000-\u001f\u007f-\u009f]*$";
+
+fn optional_choice(description: &str, choices: &[String]) -> Value {
+    let default = choices.first();
+    let choices: Vec<_> = choices.iter().map(Some).chain([None]).collect();
+    json!({
+        "type": ["string", "null"], "enum": choices, "default": default,
+        "description": description,
+    })
+}
+
+fn scopes() -> Value {
+    // A segment has the characters of RFC 6749 §3.3 without `:` and `*`.
+    let segment = r"[!#-)+-9;-\[\]-~]+";
+    json!({
+        "type": "array",
+        "maxItems": ScopeSet::MAX_LEN,
+        "description": "What the key may do, as in `orders:read`. `orders:*` covers what is below \
+            `orders`, and `*` everything.",
+        "items": {
+            "type": "string", "pattern": format!(r"^({segment}:)*({segment}|\*)$"),
+            "minLength": 1, "maxLength": Scope::MAX_LEN,
+        },
+        "example": ["orders:read"],
+    })
+}
+
+fn limits() -> Value {
+    json!({
+        "type": "array",
+        "maxItems": RateLimits::MAX_LEN,
+        "description": "Its own rate limits, each with another name.",
+        "items": reference("schemas", "ApiKeyLimit"),
+    })
+}
+
+fn metadata() -> Value {
+    json!({
+        "type": "object",
+        "maxProperties": MAX_METADATA,
+        "description": "Whatever the application wants to keep with the key.",
+        "propertyNames": {
+            "type": "string", "pattern": NO_CONTROLS,
+            "minLength": 1, "maxLength": MAX_METADATA_NAME,
+        },
+        "additionalProperties": {
+            "type": "string", "pattern": r"^[^\u0000]*$", "maxLength": MAX_METADATA_VALUE,
+        },
+        "example": { "team": "billing" },
+    })
+}
+
+fn networks() -> Value {
+    json!({
+        "type": "array",
+        "maxItems": MAX_ADDRESSES,
+        "description": "The networks that the key may be used from, as `address/bits`. None: \
+            everywhere.",
+        "items": { "anyOf": [
+            { "type": "string", "pattern": ipv4_network() },
+            { "type": "string", "pattern": ipv6_network() },
+        ] },
+        "example": ["192.0.2.0/24", "2001:db8::/32"],
+    })
+}
+
+fn ipv4_network() -> String {
+    let byte = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+    format!(r"^({byte}\.){{3}}{byte}/(3[0-2]|[12]?[0-9])$")
+}
+
+/// RFC 4291 §2.2, forms 1 and 2.
+fn ipv6_network() -> String {
+    let group = "[0-9a-fA-F]{1,4}";
+    let whole = format!("({group}:){{7}}{group}");
+    let ends_in_gap = format!("({group}:){{1,7}}:");
+    let begins_with_gap = format!(":((:{group}){{1,7}}|:)");
+    let gap_within = (1..=6).map(|after| {
+        let before = 7 - after;
+        format!("({group}:){{1,{before}}}(:{group}){{1,{after}}}")
+    });
+    let forms = [whole, ends_in_gap, begins_with_gap].into_iter();
+    let forms: Vec<_> = forms.chain(gap_within).collect();
+    format!("^({})/(12[0-8]|1[01][0-9]|[1-9]?[0-9])$", forms.join("|"))
+}
+
+// ---- Answers ----
+
+fn key() -> Value {
+    answer(
+        "A key.",
+        &json!({
+            "id": id(),
+            "name": { "type": "string" },
+            "owner": { "type": ["string", "null"] },
+            "prefix": { "type": "string" },
+            "environment": { "type": "string" },
+            "status": status(),
+            "enabled": { "type": "boolean", "description": "False while the key is switched off." },
+            "scopes": { "type": "array", "items": { "type": "string" }, "uniqueItems": true },
+            "limits": { "type": "array", "items": reference("schemas", "ApiKeyLimit") },
+            "metadata": { "type": "object", "additionalProperties": { "type": "string" } },
+            "allowed_addresses": { "type": "array", "items": { "type": "string" } },
+            "created_at": time(),
+            "expires_at": nullable(described(time(), "When it ends by itself.")),
+            "revoked_at": nullable(described(time(), "When it was ended for good.")),
+            "last_used_at": nullable(described(time(), "When any of its secrets was last used.")),
+            "credentials": {
+                "type": "array", "items": reference("schemas", "ApiKeyCredential"),
+                "description": "Its secrets, oldest first, also those that have ended.",
+            },
+        }),
+    )
+}
+
+fn credential() -> Value {
+    answer(
+        "One secret of a key, as far as it may be shown.",
+        &json!({
+            "start": {
+                "type": "string", "maxLength": 32,
+                "description": "The beginning of the secret.",
+            },
+            "created_at": time(),
+            "expires_at": nullable(described(time(), "When it ends, if a rotation has set an end.")),
+            "last_used_at": nullable(time()),
+        }),
+    )
+}
+
+fn issued() -> Value {
+    answer(
+        "A new secret and its key.",
+        &json!({
+            "secret": { "type": "string", "description": "The secret, this once." },
+            "key": reference("schemas", "ApiKey"),
+        }),
+    )
+}
+
+fn page() -> Value {
+    answer(
+        "A page of keys.",
+        &json!({
+            "keys": { "type": "array", "items": reference("schemas", "ApiKey") },
+            "next_cursor": nullable(id()),
+        }),
+    )
+}
+
+fn usage() -> Value {
+    let count = |description| {
+        json!({
+            "type": "integer", "format": "int64", "minimum": 0, "description": description,
+        })
+    };
+    let bucket = answer(
+        "One hour or day.",
+        &json!({
+            "start": time(),
+            "allowed": count("How many requests were let through."),
+            "denied": count("How many requests with this key were refused."),
+        }),
+    );
+    answer(
+        "How much a key was used.",
+        &json!({
+            "buckets": { "type": "array", "items": bucket },
+        }),
+    )
+}
+
+fn events() -> Value {
+    let event = answer(
+        "What was done, when and by whom.",
+        &json!({
+            "at": time(),
+            "action": {
+                "type": "string",
+                "enum": ["disabled", "enabled", "imported", "issued", "revoked", "rotated", "updated"],
+            },
+            "actor": {
+                "type": ["string", "null"],
+                "description": "The id of the acting key, or another name that the application gave.",
+            },
+        }),
+    );
+    answer(
+        "The audit trail of a key.",
+        &json!({
+            "events": { "type": "array", "items": event, "maxItems": crate::admin::history::MAX_EVENTS },
+        }),
+    )
+}
+
+/// An object whose members are all there, always.
+fn answer(description: &str, properties: &Value) -> Value {
+    let names = properties.as_object().into_iter().flatten();
+    let names: Vec<_> = names.map(|(name, _)| name).collect();
+    json!({
+        "type": "object", "description": description,
+        "required": names, "properties": properties,
+    })
+}
+
+// ---- Both ----
+
+pub(super) fn id() -> Value {
+    json!({
+        "type": "string", "pattern": "^key_[0-7][0-9A-HJKMNP-TV-Z]{25}$",
+        "minLength": 30, "maxLength": 30,
+        "description": "The id of a key: `key_` and a ULID.",
+    })
+}
+
+pub(super) fn status() -> Value {
+    json!({ "type": "string", "enum": ["active", "disabled", "expired", "revoked"] })
+}
+
+pub(super) fn time() -> Value {
+    json!({ "type": "string", "format": "date-time" })
+}
+
+fn described(mut schema: Value, description: &str) -> Value {
+    schema["description"] = description.into();
+    schema
+}
+
+fn nullable(mut schema: Value) -> Value {
+    schema["type"] = json!([schema["type"], "null"]);
+    schema
+}
+
+pub(super) fn key_example() -> Value {
+    json!({
+        "id": EXAMPLE_ID, "name": "billing", "owner": "acme", "prefix": "sk",
+        "environment": "live", "status": "active", "enabled": true,
+        "scopes": ["orders:read"],
+        "limits": [{ "name": "burst", "quota": 100, "window_seconds": 60 }],
+        "metadata": {}, "allowed_addresses": [],
+        "created_at": "2026-11-23T10:00:00Z", "expires_at": null, "revoked_at": null,
+        "last_used_at": null,
+        "credentials": [{
+            "start": "sk_live_8fJ2", "created_at": "2026-11-23T10:00:00Z", "expires_at": null,
+            "last_used_at": null,
+        }],
+    })
+}
+
+pub(super) fn issued_example() -> Value {
+    json!({ "secret": "sk_live_8fJ2…", "key": key_example() })
+}
