@@ -48,8 +48,8 @@ impl ApiKeys {
     /// is a [`KeyErrorKind::Duplicate`](super::KeyErrorKind::Duplicate), as is a digest that stands
     /// earlier in the batch. The batch should be of a few thousand keys: databases write it in one
     /// transaction, for which others wait. Among a million, batches in the order of the digests are
-    /// several times as fast as such in any other. After more than 100 new keys the cache begins anew, here
-    /// and in all other instances.
+    /// several times as fast as such in any other. After more than 100 new keys the cache begins
+    /// anew, here and in all other instances.
     ///
     /// ```
     /// # use tower_api_key::{ApiKeys, KeyDigest, KeyImport, MemoryStore, NewKey};
@@ -125,12 +125,8 @@ impl ApiKeys {
         /// To forget everything costs listeners less than to read about each of more keys.
         const FEW: usize = 100;
         if insertions.len() > FEW {
-            let parts = &self.verifier.parts;
-            parts.cache.invalidate_all();
-            if let Some(publisher) = &parts.publisher {
-                publisher.publish(&Invalidation::Everything).await;
-            }
-            return;
+            self.verifier.invalidate_all();
+            return self.publish(&Invalidation::Everything).await;
         }
         for KeyInsertion {
             record, credential, ..

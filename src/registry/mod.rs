@@ -430,11 +430,14 @@ impl ApiKeys {
 
     /// Makes this instance forget what it knows of a key, and then the others.
     async fn forget_everywhere(&self, id: KeyId, digests: Vec<DigestTag>) {
-        let parts = &self.verifier.parts;
-        parts.cache.invalidate(id, &digests);
-        let invalidation = Invalidation::Key { id, digests };
-        let publishers = parts.publishers.iter();
-        join_all(publishers.map(|publisher| publisher.publish(&invalidation))).await;
+        self.verifier.parts.cache.invalidate(id, &digests);
+        self.publish(&Invalidation::Key { id, digests }).await;
+    }
+
+    /// Tells the other instances, on every bus.
+    async fn publish(&self, invalidation: &Invalidation) {
+        let publishers = self.verifier.parts.publishers.iter();
+        join_all(publishers.map(|publisher| publisher.publish(invalidation))).await;
     }
 
     fn event(&self, key: KeyId, action: EventAction, at: Timestamp) -> KeyEvent {

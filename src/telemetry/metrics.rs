@@ -1,7 +1,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use metrics::{Counter, Unit, counter, gauge, histogram};
+use metrics::{Counter, Histogram, Unit, counter, gauge, histogram};
 
 use super::Path;
 use crate::cache::{Cached, OutageKind};
@@ -70,12 +70,13 @@ pub(super) fn denied(reason: &'static str) {
 }
 
 pub(crate) fn verified_in(time: Duration, path: Path) {
-    let path = match path {
-        Path::Cache => "cache",
-        Path::Limiter => "limiter",
-        Path::Store => "store",
-    };
-    histogram!(VERIFICATION_DURATION, "path" => path).record(time);
+    static CACHE: LazyLock<Histogram> =
+        LazyLock::new(|| histogram!(VERIFICATION_DURATION, "path" => "cache"));
+    match path {
+        Path::Cache => CACHE.record(time),
+        Path::Limiter => histogram!(VERIFICATION_DURATION, "path" => "limiter").record(time),
+        Path::Store => histogram!(VERIFICATION_DURATION, "path" => "store").record(time),
+    }
 }
 
 #[inline]

@@ -1,5 +1,6 @@
 //! What logs and metrics are told.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use axum::Router;
@@ -103,6 +104,19 @@ async fn a_flood_of_bad_keys_does_not_flood_the_log() {
 fn value(metrics: &str, name: &str) -> Option<f64> {
     let mut lines = metrics.lines();
     lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+}
+
+#[test]
+fn the_dashboard_shows_what_is_told() {
+    let told = include_str!("../../src/telemetry/mod.rs");
+    let dashboard = include_str!("../../docs/grafana.json");
+    let names = regex::Regex::new("api_key_[a-z_]+").unwrap();
+    let shown: BTreeSet<_> = names
+        .find_iter(dashboard)
+        .map(|name| name.as_str().trim_end_matches("_bucket"))
+        .collect();
+    let documented: BTreeSet<_> = names.find_iter(told).map(|name| name.as_str()).collect();
+    assert_eq!(shown, documented);
 }
 
 #[test]
