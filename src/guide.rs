@@ -32,7 +32,7 @@ guide!(
     rotation,
     "rotation.md",
     ["axum", "testing"],
-    ["fleet", "leaked_key"],
+    ["cli", "fleet", "leaked_key"],
     "[`ApiKeys::rotate`], [`Issued`], [`Credential`], [`KeyPrincipal::expires_at`], \
      [`Builder::flush_interval`], [`admin`]"
 );
@@ -40,7 +40,7 @@ guide!(
     migrating,
     "migrating.md",
     [],
-    ["rotation"],
+    ["cli", "rotation"],
     "[`ApiKeys::import`], [`Builder::accept_imported`], [`KeyDigest`], [`KeyHasher::peppered`], \
      [`Builder::failed_attempts`], [`NewKey`]"
 );
@@ -86,10 +86,17 @@ guide!(
     leaked_key,
     "leaked_key.md",
     [],
-    ["fleet", "limits", "rotation"],
+    ["cli", "fleet", "limits", "rotation"],
     "[`KeyFormat::pattern`], [`KeyFormat::parse`], [`KeyStore::find`], [`Denial::key_id`], \
      [`ApiKeys::usage`], [`ApiKeys::events`], [`ApiKeyLayer::disable_exposed`], \
      [`ApiKeyLayer::accept_prefixes`], [`ApiKeyLayer::environments`]"
+);
+guide!(
+    cli,
+    "cli.md",
+    [],
+    [],
+    "[`ApiKeys`], [`Builder::accept_imported`], [`KeyFormat::pattern`], [`admin`]"
 );
 guide!(
     comparison,

@@ -65,6 +65,7 @@
 //! | keep keys where no store of this crate does | [`guide::custom_store`] |
 //! | run many instances, behind proxies | [`guide::fleet`] |
 //! | answer a leak, and prevent the next | [`guide::leaked_key`] |
+//! | keep keys from the command line | [`guide::cli`] |
 //! | decide whether this crate is what you need | [`guide::comparison`] |
 //!
 //! # The way of a request
