@@ -48,7 +48,7 @@ guide!(
     limits,
     "limits.md",
     [],
-    ["fleet"],
+    ["fleet", "scaling"],
     "[`RateLimit`], [`NewKey::limit`], [`KeyUpdate::limits`], [`ApiKeyLayer::default_limits`], \
      [`ApiKeyLayer::route_limits`], [`ApiKeyLayer::cost`], [`LimitBy`], [`limit::Window`], \
      [`limit::RedisLimiter`], [`limit::OutagePolicy`], [`ApiKeyLayer::legacy_limit_headers`]"
@@ -77,7 +77,7 @@ guide!(
     fleet,
     "fleet.md",
     ["axum", "postgres", "redis"],
-    ["limits"],
+    ["limits", "scaling"],
     "[`PostgresStore`], [`RedisBus`], [`limit::RedisLimiter`], [`CacheConfig`], \
      [`TrustedProxies`], [`ApiKeyLayer::trust_proxies`], [`ApiKeyLayer::require_tls`], \
      [`ApiKeyLayer::disable_exposed`], [`SecureTransport`], [`ApiKeys::shutdown`]"
@@ -90,6 +90,13 @@ guide!(
     "[`KeyFormat::pattern`], [`KeyFormat::parse`], [`KeyStore::find`], [`Denial::key_id`], \
      [`ApiKeys::usage`], [`ApiKeys::events`], [`ApiKeyLayer::disable_exposed`], \
      [`ApiKeyLayer::accept_prefixes`], [`ApiKeyLayer::environments`]"
+);
+guide!(
+    scaling,
+    "scaling.md",
+    [],
+    [],
+    "[`CacheConfig`], [`limit::RedisLimiter`], [`limit::OutagePolicy`], [`FLUSH_INTERVAL`]"
 );
 guide!(
     cli,
