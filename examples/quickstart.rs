@@ -1,4 +1,4 @@
-//! The README's program: keys in memory, three routes.
+//! The README's program: keys in memory, two routes.
 
 use axum::routing::get;
 use axum::{Json, Router};

@@ -50,9 +50,10 @@ apt_install() {
   ((EUID == 0)) || sudo -n true 2>/dev/null || return 1
   # Standard output is kept for the steps and the tests.
   {
-    as_root apt-get update -q \
+    # A fresh machine may be updating itself.
+    as_root apt-get update -q -o DPkg::Lock::Timeout=300 \
       && as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -q -y --no-install-recommends "$@"
+        apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"
   } </dev/null >&2
 }
 

@@ -43,9 +43,12 @@
 //! | to | read |
 //! | --- | --- |
 //! | make and change keys | [`ApiKeys`], [`NewKey`], [`KeyUpdate`] |
+//! | take over keys that exist | [`KeyImport`], [`ApiKeys::import_all`] |
 //! | protect routes | [`ApiKeyLayer`], [`CredentialSources`], [`TrustedProxies`] |
 //! | use a key in a handler | [`KeyPrincipal`] |
 //! | limit keys | [`RateLimit`], [`limit`] |
+//! | tell instances what has changed | [`InvalidationBus`], [`InProcessBus`], `RedisBus` |
+//! | watch it | [`telemetry`] |
 //! | keep keys | [`MemoryStore`], `SqliteStore`, `PostgresStore`, or your own [`KeyStore`] |
 //! | tune what is cached | [`CacheConfig`] |
 //! | choose how keys look and are hashed | [`KeyFormat`], [`KeyHasher`] |

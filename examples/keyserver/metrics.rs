@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 
-/// From ten microseconds, for a key in the cache, to the deadline of a lookup.
+/// From a microsecond, for a key in the cache, to the deadline of a lookup.
 const SECONDS: [f64; 12] = [
     1e-6, 2.5e-6, 1e-5, 5e-5, 2.5e-4, 1e-3, 2.5e-3, 1e-2, 5e-2, 0.25, 1.0, 2.5,
 ];

@@ -144,8 +144,8 @@ impl Bucket {
             let start = self.start(hour.start);
             match gathered.last_mut() {
                 Some(last) if last.start == start => {
-                    last.allowed += hour.allowed;
-                    last.denied += hour.denied;
+                    last.allowed = last.allowed.saturating_add(hour.allowed);
+                    last.denied = last.denied.saturating_add(hour.denied);
                 }
                 _ => gathered.push(UsageBucket { start, ..hour }),
             }

@@ -13,7 +13,8 @@ use crate::limit::{InvalidLimit, RateLimit};
 use crate::registry::{KeyError, KeyUpdate, NewKey};
 use crate::scope::Scope;
 
-/// `POST /keys`. For whatever may be absent without another meaning, `null` says the same.
+/// `POST /keys`. `null` says the same as nothing for `owner`, `prefix`, `environment` and
+/// `expires_at`.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewKeyBody {

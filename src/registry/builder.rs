@@ -32,6 +32,7 @@ struct Settings {
     clock: Arc<dyn Clock>,
     cache: CacheConfig,
     buses: Vec<Arc<dyn InvalidationBus>>,
+    listens: bool,
     max_limited: usize,
     #[cfg(feature = "redis")]
     limiter: Option<RedisLimiter>,
@@ -93,6 +94,13 @@ impl<S> Builder<S> {
     /// as the first works: the store's own, where it has one, which misses no change.
     pub fn bus(mut self, bus: impl InvalidationBus) -> Self {
         self.settings.buses.push(Arc::new(bus));
+        self
+    }
+
+    /// Listens to no bus, not even to the store's: for a program that ends before anybody could tell
+    /// it something. What it changes is told all the same. Default: listens.
+    pub fn deaf(mut self) -> Self {
+        self.settings.listens = false;
         self
     }
 
@@ -186,10 +194,11 @@ impl Settings {
     fn into_verifier(self, store: Arc<dyn KeyStore>, usage: Option<UsageRecorder>) -> Verifier {
         let buses: Vec<_> = store.bus().into_iter().chain(self.buses).collect();
         let cache = Arc::new(KeyCache::new(store, Arc::clone(&self.clock), self.cache));
-        if !buses.is_empty() {
+        let heard = if self.listens { &*buses } else { &[] };
+        if !heard.is_empty() {
             cache.depend_on_bus();
         }
-        for (number, bus) in buses.iter().enumerate() {
+        for (number, bus) in heard.iter().enumerate() {
             let role = if number == 0 {
                 Role::Trusted
             } else {
@@ -229,6 +238,7 @@ impl Default for Settings {
             clock: Arc::new(SystemClock::new()),
             cache: CacheConfig::default(),
             buses: Vec::new(),
+            listens: true,
             max_limited: LocalLimiter::DEFAULT_CAPACITY,
             #[cfg(feature = "redis")]
             limiter: None,

@@ -47,8 +47,8 @@ impl RedisServer {
     pub(crate) fn hang(&self, hang: bool) {
         let signal = if hang { "-STOP" } else { "-CONT" };
         let process = self.process.id().to_string();
-        let sent = Command::new("kill").args([signal, &process]).status();
-        assert!(sent.unwrap().success());
+        let sent = crate::server::kill(signal, &process);
+        assert!(sent.success());
     }
 
     pub(crate) async fn tell(&self, command: &[&str]) {

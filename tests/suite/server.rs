@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -87,11 +87,7 @@ impl Server {
     /// Sends a signal and waits for the end, which is a success and has nothing more to say.
     pub(crate) fn stop(mut self, signal: &str) {
         let id = self.process.id().to_string();
-        let sent = Command::new("kill")
-            .arg(format!("-{signal}"))
-            .arg(&id)
-            .status();
-        assert!(sent.unwrap().success());
+        assert!(kill(&format!("-{signal}"), &id).success());
         let further = self.stdout.lock().unwrap().recv_timeout(DEADLINE);
         assert_eq!(further, Err(RecvTimeoutError::Disconnected));
         assert_eq!(self.process.wait().unwrap().code(), Some(0));
@@ -128,6 +124,13 @@ pub(crate) fn command(database: &Path) -> Command {
     command
 }
 
+/// Sends a signal. The shell's own `kill`, for a small system has no other.
+pub(crate) fn kill(signal: &str, process: &str) -> ExitStatus {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "kill \"$@\"", "sh", signal, process]);
+    shell.status().unwrap()
+}
+
 /// What a server that ends by itself has said.
 pub(crate) fn output(command: &mut Command) -> Output {
     let child = command
@@ -139,7 +142,7 @@ pub(crate) fn output(command: &mut Command) -> Output {
     thread::spawn(move || sender.send(child.wait_with_output()));
     receiver.recv_timeout(DEADLINE).map_or_else(
         |_| {
-            let _ = Command::new("kill").arg(&id).status();
+            kill("-TERM", &id);
             panic!("the server runs with {command:?}")
         },
         Result::unwrap,

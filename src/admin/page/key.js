@@ -38,7 +38,8 @@ function keyChanged(text) {
 }
 
 function isOwn(key) {
-  return key.credentials.some(({ start }) => start === ownStart());
+  const own = ownStart();
+  return own !== '' && key.credentials.some(({ start }) => start === own);
 }
 
 function backLink() {

@@ -24,7 +24,9 @@ $('sign-in').addEventListener('submit', async (event) => {
 
 /** What may be shown of the admin key: what the service shows of it, too. */
 function ownStart() {
-  return adminKey.slice(0, adminKey.lastIndexOf('_') + 5);
+  // Of an imported key nobody has said how much may be shown.
+  const head = /^(?:[0-9A-Za-z]+_)+(?=[0-9A-Za-z]{49}$)/.exec(adminKey)?.[0];
+  return head ? adminKey.slice(0, head.length + 4) : '';
 }
 
 function signIn() {

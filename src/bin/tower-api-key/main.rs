@@ -31,8 +31,7 @@ use self::output::Output;
 
 /// Keeps the API keys of a service, straight in its database.
 ///
-/// Running servers notice what is changed here: SQLite within a second, PostgreSQL at once. Servers
-/// that were given a bus of their own (`Builder::bus`) notice it when their cache's entries end.
+/// Running servers notice what is changed here: SQLite within a second, PostgreSQL at once.
 #[derive(Parser)]
 #[command(name = "tower-api-key", version, after_help = EXIT_STATUS, after_long_help = AFTER_HELP)]
 struct Cli {

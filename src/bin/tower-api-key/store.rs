@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tower_api_key::{
-    ApiKeys, Builder, InProcessBus, KeyFormat, KeyRepository, PostgresStore, SqliteStore, Verifier,
+    ApiKeys, Builder, KeyFormat, KeyRepository, PostgresStore, SqliteStore, Verifier,
 };
 
 use crate::failure::Failure;
@@ -49,9 +49,7 @@ impl Global {
         Ok(builder
             .format(format)
             .hasher(self.hasher()?)
-            // A command ends before anybody could tell it something. Other instances hear of what
-            // it changes from the store itself.
-            .bus(InProcessBus::new()))
+            .deaf())
     }
 
     /// The store that the URL names.

@@ -63,7 +63,7 @@ pub(crate) async fn run(
     let text = secret::read(&args.secret_file)?;
     let store = global.open(Missing::Refuse).await?;
     let verifier = global.verifier(Arc::clone(&store), global.format())?;
-    let keys = ApiKeys::builder(store).build();
+    let keys = ApiKeys::builder(store).deaf().build();
     let needs = Requirements::new()
         .scopes(&args.scopes)
         .accept_prefixes(&args.accepted_prefixes)

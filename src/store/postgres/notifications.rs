@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::invalidation::{BusError, Invalidation, InvalidationBus, Subscription};
 
-/// Listens to the store's channel, on a connection of its own.
+/// Listens to the store's channel, on a connection that it keeps from the pool.
 pub(super) struct Notifications {
     pool: PgPool,
     channel: String,

@@ -70,13 +70,17 @@ impl PostgresBuilder {
     }
 
     /// At most this many connections to each server, made as they are needed. A lookup, a change
-    /// and a batch of use take one each. Default: 10.
+    /// and a batch of use take one each, and the bus keeps one for as long as it listens. Default:
+    /// 10.
     ///
     /// # Panics
     ///
-    /// When `most` is 0.
+    /// When `most` is below 2.
     pub fn max_connections(mut self, most: u32) -> Self {
-        assert!(most > 0, "a store needs at least one connection");
+        assert!(
+            most > 1,
+            "a store needs two connections: one of them listens for changes"
+        );
         self.max_connections = most;
         self
     }

@@ -207,6 +207,7 @@ fn capabilities(driver: &Driver) -> Map<String, Value> {
         // Its sandbox does not work for root. Nothing but this test's own pages is opened.
         "--no-sandbox",
         "--disable-gpu",
+        "--disable-dev-shm-usage",
         "--disable-quic",
         "--disable-sync",
         "--disable-background-networking",

@@ -1,5 +1,7 @@
 //! Connections that break, and servers that go away or silent.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -122,6 +124,7 @@ async fn through(database: &Database, network: &Network) -> PostgresStore {
 pub(super) struct Network {
     port: u16,
     state: watch::Sender<State>,
+    connections: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -139,13 +142,25 @@ impl Network {
         let port = listener.local_addr().unwrap().port();
         let state = watch::Sender::new(State::Up);
         let watching = state.subscribe();
+        let connections = Arc::<AtomicUsize>::default();
+        let made = Arc::clone(&connections);
         tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                made.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(carry(client, watching.clone()));
             }
         });
-        Self { port, state }
+        Self {
+            port,
+            state,
+            connections,
+        }
+    }
+
+    /// How many were made on this way so far.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     pub(super) fn set(&self, state: State) {

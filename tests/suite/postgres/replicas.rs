@@ -1,7 +1,6 @@
 //! Which server is asked for what. The replica is another database here, with other contents.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tower_api_key::{Key, KeyDigest, KeyFilter, KeyRepository, KeyStore, PostgresStore, StoredKey};
 
@@ -62,17 +61,13 @@ async fn when_the_replica_is_silent_the_primary_is_asked() {
     );
 
     network.set(State::Silent);
-    let started = Instant::now();
     assert_eq!(name(store.find(&digest).await.unwrap()), "billing");
-    let waited = started.elapsed();
-    assert!(waited < Duration::from_millis(1_500), "{waited:?}");
-    // It rests: not every lookup waits for it.
-    let started = Instant::now();
+    // It rests: not every lookup tries it again.
+    let tried = network.connections();
     for _ in 0..5 {
         assert_eq!(name(store.find(&digest).await.unwrap()), "billing");
     }
-    let waited = started.elapsed();
-    assert!(waited < Duration::from_millis(1_500), "{waited:?}");
+    assert_eq!(network.connections(), tried);
 }
 
 #[tokio::test]

@@ -59,10 +59,12 @@ impl Csv {
         };
         let bytes = line.bytes.ok_or_else(super::lines::too_long)?;
         let mut columns = Vec::new();
-        for name in csv.fields(bytes)? {
+        for (index, name) in csv.fields(bytes)?.into_iter().enumerate() {
             let name = name.trim();
+            // Not with the field itself, which may be a key where there is no such line.
             let column = Column::named(name).ok_or_else(|| {
-                format!("there is no column {name:?}; it has to name the columns")
+                let number = index + 1;
+                format!("its field {number} names no column; the first line has to name them")
             })?;
             if columns.contains(&column) {
                 return Err(format!("the column {name:?} is there twice"));

@@ -47,6 +47,10 @@ where
 }
 
 pub(super) fn read(line: &[u8]) -> Result<Row, String> {
+    // An array of the values would do for the reader.
+    if !line.trim_ascii_start().starts_with(b"{") {
+        return Err("a line has to be an object".to_owned());
+    }
     let object: Object = serde_json::from_slice(line).map_err(|error| reason(&error))?;
     let limits = object.limits.iter().map(|limit| {
         let window = Duration::from_secs(limit.window_seconds);

@@ -12,8 +12,11 @@ pub(super) fn under(path: &Path, no_ignore: bool) -> impl Iterator<Item = Result
         .sort_by_file_name(Ord::cmp)
         .build();
     walk.filter_map(|entry| match entry {
-        // Not what is neither: to open a pipe would wait for whoever writes into it.
-        Ok(entry) if entry.file_type().is_some_and(|kind| kind.is_file()) => {
+        // Not what is neither, unless it was named: to open a pipe waits for whoever writes into it.
+        Ok(entry)
+            if entry.file_type().is_some_and(|kind| kind.is_file())
+                || entry.depth() == 0 && !entry.path().is_dir() =>
+        {
             Some(Ok(entry.into_path()))
         }
         Ok(_) => None,
