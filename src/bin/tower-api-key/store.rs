@@ -46,10 +46,7 @@ impl Global {
     }
 
     fn set_up<S>(&self, builder: Builder<S>, format: KeyFormat) -> Result<Builder<S>, Failure> {
-        Ok(builder
-            .format(format)
-            .hasher(self.hasher()?)
-            .deaf())
+        Ok(builder.format(format).hasher(self.hasher()?).deaf())
     }
 
     /// The store that the URL names.

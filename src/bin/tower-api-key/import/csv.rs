@@ -59,7 +59,7 @@ impl Csv {
         };
         let bytes = line.bytes.ok_or_else(super::lines::too_long)?;
         let mut columns = Vec::new();
-        for (index, name) in csv.fields(bytes)?.into_iter().enumerate() {
+        for (index, name) in csv.fields(bytes)?.enumerate() {
             let name = name.trim();
             // Not with the field itself, which may be a key where there is no such line.
             let column = Column::named(name).ok_or_else(|| {
