@@ -143,3 +143,19 @@ fn what_cannot_be_read_is_an_error() {
         "the others are searched all the same"
     );
 }
+
+/// A pipe, as a shell makes it of `<(git log -p)`.
+#[test]
+fn what_is_named_is_read_whatever_it_is() {
+    let shell = Shell::new();
+    shell.file("leak", key("sk"));
+    let mut bash = Command::new("bash");
+    let said = bash
+        .args(["-c", "exec \"$0\" scan <(cat leak)"])
+        .arg(env!("CARGO_BIN_EXE_tower-api-key"))
+        .current_dir(shell.path(""))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    Said::of(said).is(1);
+}
