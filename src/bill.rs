@@ -76,11 +76,16 @@ impl Bill {
         if needs.cost.is_named() && names_cost {
             return bill;
         }
-        if bill.charged().any(|earlier| !earlier.base(key).is_empty()) {
+        // A limit that counts for somebody else is another one.
+        let by = subject(key, bill.by).id();
+        let of_same = |earlier: &&Self| subject(key, earlier.by).id() == by;
+        let mut before = bill.charged().filter(of_same);
+        if before.any(|earlier| !earlier.base(key).is_empty()) {
             bill.base = Base::Defaults(RateLimits::default());
         }
         let is_new = |limit: &&RateLimit| {
-            let mut charged = bill.charged().flat_map(|earlier| &earlier.route);
+            let before = bill.charged().filter(of_same);
+            let mut charged = before.flat_map(|earlier| &earlier.route);
             charged.all(|charged| charged != *limit)
         };
         bill.route = RateLimits::of(bill.route.iter().filter(is_new).cloned().collect());

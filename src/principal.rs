@@ -108,6 +108,8 @@ impl KeyPrincipal {
     /// }
     /// ```
     ///
+    /// The request has been charged by then: a scope that a route always needs belongs to its layer.
+    ///
     /// # Errors
     ///
     /// A [`Denial`] of kind `InsufficientScope`, which is an answer in axum, when no granted scope

@@ -76,7 +76,15 @@ impl CacheConfig {
 
     /// The most lookups that are under way or waiting for their turn; beyond it a key that the
     /// cache does not know is answered with an outage at once. Default: 4,096.
+    ///
+    /// # Panics
+    ///
+    /// When `lookups` is 0.
     pub fn max_waiting_lookups(mut self, lookups: usize) -> Self {
+        assert!(
+            lookups > 0,
+            "a cache that may not ask the store finds no key"
+        );
         self.max_waiting_lookups = lookups;
         self
     }

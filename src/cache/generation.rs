@@ -76,11 +76,22 @@ impl Generations {
     }
 
     /// Whether the credential may have been changed less than `nanos` ago, as far as is known.
-    pub(super) fn changed_within(&self, digest: &KeyDigest, nanos: u64, now: Moment) -> bool {
-        let changed_at = self
-            .raised_at
-            .load(Ordering::SeqCst)
-            .max(self.digest_floors.raised_at(digest.place()));
+    pub(super) fn digest_changed_within(
+        &self,
+        digest: &KeyDigest,
+        nanos: u64,
+        now: Moment,
+    ) -> bool {
+        self.changed_within(self.digest_floors.raised_at(digest.place()), nanos, now)
+    }
+
+    /// The same for a key.
+    pub(super) fn key_changed_within(&self, id: KeyId, nanos: u64, now: Moment) -> bool {
+        self.changed_within(self.key_floors.raised_at(id.place()), nanos, now)
+    }
+
+    fn changed_within(&self, raised_at: u64, nanos: u64, now: Moment) -> bool {
+        let changed_at = self.raised_at.load(Ordering::SeqCst).max(raised_at);
         changed_at > 0 && since_start(now).saturating_sub(changed_at) < nanos
     }
 

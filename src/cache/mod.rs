@@ -44,7 +44,7 @@ use crate::invalidation::DigestTag;
 use crate::key::KeyDigest;
 use crate::limit::KnownLimits;
 use crate::record::KeyId;
-use crate::store::KeyStore;
+use crate::store::{KeyStore, StoreError, StoredKey};
 use crate::telemetry;
 use flight::{Flight, Lookups};
 use front::Front;
@@ -188,7 +188,8 @@ impl KeyCache {
         self: &Arc<Self>,
         sought: &Sought,
     ) -> Result<Option<Arc<CachedKey>>, Outage> {
-        let give_up = tokio::time::Instant::now() + self.config.lookup_deadline;
+        let give_up = tokio::time::Instant::now().checked_add(self.config.lookup_deadline);
+        let in_time = || give_up.is_none_or(|end| tokio::time::Instant::now() < end);
         loop {
             let answer = match self.join(sought) {
                 Joined::Flight(flight) => flight.landed().await,
@@ -202,7 +203,7 @@ impl KeyCache {
             match answer {
                 Ok(found) if self.is_current(&found, &sought.digest) => return Ok(found.key),
                 // Overtaken by an invalidation, so what was read may be old.
-                Ok(_) if tokio::time::Instant::now() < give_up => {}
+                Ok(_) if in_time() => {}
                 Ok(_) => return Err(Outage::deadline()),
                 Err(outage) => return Err(outage),
             }
@@ -288,14 +289,7 @@ impl KeyCache {
                     generation: self.generations.current(),
                     at: self.clock.now().monotonic_nanos(),
                 };
-                let lag = self.config.replica_lag_nanos();
-                if self
-                    .generations
-                    .changed_within(digest, lag, self.clock.now())
-                {
-                    return (asked, self.store.find_latest(digest).await);
-                }
-                (asked, self.store.find(digest).await)
+                (asked, self.find(digest).await)
             })
             .await?;
         let key = answer.map(|mut stored| {
@@ -312,6 +306,28 @@ impl KeyCache {
         }
         telemetry::cache_entries(self.hits.entry_count(), self.misses.entry_count());
         Ok(Found { asked, key })
+    }
+
+    /// By the store's replica only where nothing says that it may be behind: the key was changed
+    /// lately, as far as is known, or a change may not have been heard of.
+    async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+        let (lag, now) = (self.config.replica_lag_nanos(), self.clock.now());
+        let hears = now.monotonic_nanos() < self.trusted_until.load(Ordering::SeqCst);
+        if !hears || self.generations.digest_changed_within(digest, lag, now) {
+            return self.store.find_latest(digest).await;
+        }
+        let found = self.store.find(digest).await?;
+        // Which key it is of is known only now.
+        match &found {
+            Some(stored)
+                if self
+                    .generations
+                    .key_changed_within(stored.record.id, lag, now) =>
+            {
+                self.store.find_latest(digest).await
+            }
+            _ => Ok(found),
+        }
     }
 
     #[inline]
@@ -387,5 +403,37 @@ impl Drop for Landing {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         flights.remove(&self.sought.digest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::{ApiKeys, MemoryStore, NewKey};
+
+    /// Behind the table of the hottest, which would hide it.
+    #[tokio::test]
+    async fn unknown_texts_push_no_key_out() {
+        let store = MemoryStore::new();
+        let issued = ApiKeys::builder(store.clone()).build();
+        let issued = issued.issue(NewKey::named("x")).await.unwrap();
+        let config = CacheConfig::default().capacity(10).miss_capacity(10);
+        let clock = Arc::new(SystemClock::new());
+        let cache = Arc::new(KeyCache::new(Arc::new(store), clock, config));
+        let sought = |text: &str| Sought {
+            fingerprint: cache.fingerprint(text.as_bytes()),
+            digest: KeyDigest::sha256(text),
+        };
+        let real = sought(issued.secret().expose());
+        assert!(cache.load(&real).await.unwrap().is_some());
+        for number in 0..3_000 {
+            let unknown = sought(&number.to_string());
+            assert!(cache.load(&unknown).await.unwrap().is_none());
+        }
+        cache.hits.run_pending_tasks();
+        cache.misses.run_pending_tasks();
+        assert!(cache.hits.contains_key(&real.digest));
+        assert!(cache.misses.entry_count() <= 10);
     }
 }

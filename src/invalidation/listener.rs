@@ -71,9 +71,9 @@ async fn follow(
         return Ok(());
     };
     // After the subscription has begun: what changed before is forgotten here, and what changes
-    // from now on is heard.
-    known.invalidate_all();
+    // from now on is heard. What a bus beside it has not told, the trusted one has.
     if role == Role::Trusted {
+        known.invalidate_all();
         known.trust_since(known.now());
     }
     drop(known);

@@ -152,8 +152,9 @@ impl Hop {
 /// in it, quoted or not.
 fn items<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> + use<'h> {
     headers.get_all(name).iter().rev().flat_map(|line| {
-        // What is no text makes no sense, and neither does what stands before it.
-        line.to_str().unwrap_or("?").rsplit(',').map(str::trim)
+        // Item by item: what is no text may be the client's, and what follows it a proxy's.
+        let items = line.as_bytes().rsplit(|byte| *byte == b',');
+        items.map(|item| std::str::from_utf8(item).map_or("?", str::trim))
     })
 }
 

@@ -1,5 +1,6 @@
 use std::error::Error;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -30,15 +31,37 @@ impl Exposure {
 
     /// Disables the key whose secret this is, in the background: how long it takes would tell
     /// whether there is one.
-    pub(super) fn disable(&self, secret: &[u8]) {
+    pub(super) fn disable_secret(&self, secret: &[u8]) {
+        let (keys, secret) = (self.keys.clone(), Zeroizing::new(secret.to_vec()));
+        self.in_background(async move {
+            let id = keys.verifier().identify(&secret).await?;
+            if let Some(id) = id {
+                keys.disable(id).await?;
+            }
+            Ok(id)
+        });
+    }
+
+    /// Disables a key that was verified before it was seen how it came.
+    pub(super) fn disable_key(&self, id: KeyId) {
+        let keys = self.keys.clone();
+        self.in_background(async move {
+            keys.disable(id).await?;
+            Ok(Some(id))
+        });
+    }
+
+    /// Where there are too many, the key is disabled when it is seen again: it goes on being refused.
+    fn in_background(
+        &self,
+        disabling: impl Future<Output = Result<Option<KeyId>, Failure>> + Send + 'static,
+    ) {
         let permit = Arc::clone(&self.at_once).try_acquire_owned();
         let (Ok(permit), Ok(runtime)) = (permit, Handle::try_current()) else {
-            tracing::warn!("a key was sent in clear text and not looked at: there are too many");
             return;
         };
-        let (keys, secret) = (self.keys.clone(), Zeroizing::new(secret.to_vec()));
         runtime.spawn(async move {
-            match disable(&keys, &secret).await {
+            match disabling.await {
                 Ok(Some(id)) => {
                     tracing::warn!(key.id = %id, "a key was sent in clear text and is disabled");
                 }
@@ -53,16 +76,7 @@ impl Exposure {
     }
 }
 
-async fn disable(
-    keys: &ApiKeys,
-    secret: &[u8],
-) -> Result<Option<KeyId>, Box<dyn Error + Send + Sync>> {
-    let id = keys.verifier().identify(secret).await?;
-    if let Some(id) = id {
-        keys.disable(id).await?;
-    }
-    Ok(id)
-}
+type Failure = Box<dyn Error + Send + Sync>;
 
 impl fmt::Debug for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

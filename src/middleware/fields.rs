@@ -35,7 +35,8 @@ fn write_one(headers: &mut HeaderMap, legacy: bool, standing: Standing<'_>) {
     }
 }
 
-/// Writes each limit once, as the innermost layer that charged it left it.
+/// Writes each limit once, as it stands after all layers have charged it; where it counts for the key
+/// in one layer and for its owner in another, as it stands with whoever has less left.
 fn write_merged<'a>(
     headers: &mut HeaderMap,
     legacy: bool,
@@ -47,7 +48,8 @@ fn write_merged<'a>(
             .iter_mut()
             .find(|(of, known, _)| (*of, *known) == (space, limit))
         {
-            Some((.., known)) => *known = status,
+            Some((.., known)) if status.remaining() <= known.remaining() => *known = status,
+            Some(_) => {}
             None => merged.push((space, limit, status)),
         }
     }

@@ -36,7 +36,10 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
     }
     // After the hook, which may make an answer of its own.
     if nested {
-        let accepted = denial.kind() != DenialKind::InvalidKey;
+        let accepted = !matches!(
+            denial.kind(),
+            DenialKind::InsecureTransport | DenialKind::InvalidKey
+        );
         let report = NestedReport::Refused {
             by: policy.verifier.clone(),
             limits: accepted.then(|| denial.limits().clone()),

@@ -65,7 +65,18 @@ where
             } else {
                 policy.outermost(None)
             };
-            let judgement = keys.extend(principal, &policy.needs);
+            // Where a test gave the principal, no key was sent.
+            let in_clear_text = principal.answered
+                && policy.require_tls
+                && !is_secure(&request, policy.proxies.as_ref());
+            let judgement = if in_clear_text {
+                if let Some(exposure) = &policy.exposure {
+                    exposure.disable_key(principal.key_id());
+                }
+                Judgement::Made(Err(Denial::insecure_transport()))
+            } else {
+                keys.extend(principal, &policy.needs)
+            };
             policy.withhold_credentials(&mut request);
             return self.follow(judgement, request, place);
         }
@@ -80,7 +91,7 @@ where
         };
         if policy.require_tls && !is_secure(&request, policy.proxies.as_ref()) {
             if let Some(exposure) = &policy.exposure {
-                exposure.disable(text);
+                exposure.disable_secret(text);
             }
             policy.withhold_credentials(&mut request);
             return self.refuse(&Denial::insecure_transport(), request);

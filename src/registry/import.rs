@@ -1,5 +1,6 @@
 //! Taking over keys by the thousand.
 
+use futures_util::future::join_all;
 use jiff::Timestamp;
 
 use super::{ApiKeys, KeyError, NewKey, input, to_the_end};
@@ -128,12 +129,11 @@ impl ApiKeys {
             self.verifier.invalidate_all();
             return self.publish(&Invalidation::Everything).await;
         }
-        for KeyInsertion {
-            record, credential, ..
-        } in insertions
-        {
-            let digests = vec![DigestTag::of(&credential.digest)];
-            self.forget_everywhere(record.id, digests).await;
-        }
+        // At once: where the bus hangs, each of them waits for it.
+        let forgotten = insertions.iter().map(|insertion| {
+            let digests = vec![DigestTag::of(&insertion.credential.digest)];
+            self.forget_everywhere(insertion.record.id, digests)
+        });
+        join_all(forgotten).await;
     }
 }

@@ -393,7 +393,9 @@ impl ApiKeys {
                 let planned = plan(&key, now);
                 if !matches!(&planned, Ok(planned) if planned.change.is_some()) {
                     // Because of another change, which this process may not have seen yet.
-                    this.verifier.parts.cache.invalidate(id, &[]);
+                    let tag = |credential: &Credential| DigestTag::of(&credential.digest);
+                    let tags: Vec<_> = key.credentials.iter().map(tag).collect();
+                    this.verifier.parts.cache.invalidate(id, &tags);
                 }
                 let Plan {
                     change,

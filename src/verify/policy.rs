@@ -84,7 +84,7 @@ impl Parts {
                 });
             }
             Ok(decision) => Denial::rate_limited(bill.standing(&key, &decision).to_report()),
-            Err(outage) => outage.into(),
+            Err(outage) => Denial::from(outage).with_limits(bill.ask(&key, &self.limiter)),
         };
         Err(self.refused(&key, denial, now))
     }

@@ -82,6 +82,11 @@ async fn the_client_is_the_first_from_the_right_that_is_no_trusted_proxy() {
         let answer = send(&app, from(peer, &lines, &key)).await;
         assert_eq!(answer.status, status, "{peer} {lines:?}");
     }
+    // Bytes that are no text are the client's own.
+    let mut request = from("10.0.0.1", &[], &key);
+    let line = http::HeaderValue::from_bytes(b"\xff, 203.0.113.1, 192.0.2.1").unwrap();
+    request.headers_mut().insert("x-forwarded-for", line);
+    assert_eq!(send(&app, request).await.status, 200);
     // All of them are proxies: the one that is furthest away. And a proxy's own request.
     let of_proxy = bound(&bench, "10.7.0.0/16").await;
     for (peer, lines) in [
@@ -265,6 +270,39 @@ async fn tls_is_known_by_the_extension_the_uri_or_forwarded() {
         let request = from("10.0.0.1", &[("forwarded", value)], &key);
         assert_eq!(send(&behind, request).await.status, status, "{value}");
     }
+}
+
+#[tokio::test]
+async fn a_nested_layer_looks_at_the_transport_too() {
+    let bench = Bench::new();
+    let issued = bench
+        .issue(NewKey::named("x").limit(limit("hour", 9, 3_600)))
+        .await;
+    let outer = bench.layer();
+    let inner = outer.disable_exposed(&bench.keys);
+    let app = app(&inner).layer(outer);
+    let answer = send(&app, bearing(issued.secret().expose())).await;
+    assert_eq!(
+        (answer.status, &*answer.code()),
+        (403, "insecure_transport")
+    );
+    assert_eq!(answer.header("ratelimit"), None);
+    let until = tokio::time::Instant::now() + crate::support::SECOND * 10;
+    while status_of(&bench, &issued).await == KeyStatus::Active {
+        assert!(tokio::time::Instant::now() < until, "it stays active");
+        tokio::task::yield_now().await;
+    }
+    let mut request = bearing(issued.secret().expose());
+    request.extensions_mut().insert(SecureTransport(true));
+    bench.keys.enable(issued.key().record.id).await.unwrap();
+    let answer = send(&app, request).await;
+    assert_eq!(answer.status, 200);
+    assert!(
+        answer
+            .header("ratelimit")
+            .unwrap()
+            .starts_with("\"hour\";r=8")
+    );
 }
 
 async fn status_of(bench: &Bench, issued: &Issued) -> KeyStatus {

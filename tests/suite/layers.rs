@@ -493,3 +493,19 @@ async fn what_is_wrong_with_a_layer_is_said_by_name_when_it_is_built() {
     let message = panic_message(|| drop(auth.route_limits(twice)));
     assert!(message.contains("same name"), "{message}");
 }
+
+#[tokio::test]
+async fn a_limit_that_counts_for_the_owner_is_another_one() {
+    let bench = Bench::new();
+    let auth = bench.layer().route_limits([limit("exports", 3, 60)]);
+    let app = nested([&auth, &auth.limit_by(LimitBy::Owner)]);
+    let mut admitted = 0;
+    for _ in 0..5 {
+        let key = bench.secret(NewKey::named("x").owner("acme")).await;
+        for _ in 0..3 {
+            let answer = send(&app, bearing(&key)).await;
+            admitted += u32::from(answer.status == 200);
+        }
+    }
+    assert_eq!(admitted, 3);
+}

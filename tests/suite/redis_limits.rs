@@ -169,6 +169,8 @@ async fn without_redis_requests_are_unavailable_where_the_policy_denies() {
     let answer = send(&app, bearing(text(&issued))).await;
     assert_eq!((answer.status, &*answer.code()), (503, "unavailable"));
     assert_eq!(answer.header("retry-after").as_deref(), Some("1"));
+    let policy = answer.header("ratelimit-policy").unwrap();
+    assert_eq!(policy, "\"hour\";q=100;w=3600", "it is a verified key's");
     let denial = verify(bench.keys.verifier(), text(&issued))
         .await
         .unwrap_err();

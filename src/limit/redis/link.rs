@@ -17,14 +17,23 @@ pub(super) struct Link {
 }
 
 enum Target {
-    Cluster(Box<ClusterClient>),
+    Cluster(Box<Cluster<ClusterClient>>),
     Single(Box<Client>),
 }
 
 #[derive(Clone)]
 enum Connection {
-    Cluster(ClusterConnection),
+    Cluster(Cluster<ClusterConnection>),
     Single(ConnectionManager),
+}
+
+/// One for calls, which are sent again where a slot has moved or a connection was lost, and may then
+/// charge twice but never too little. And one for refunds, which are sent once: twice would give
+/// back units of others.
+#[derive(Clone)]
+struct Cluster<T> {
+    calls: T,
+    refunds: T,
 }
 
 /// How long a connection may take to come about. Calls do not wait for it longer than for an
@@ -42,17 +51,25 @@ impl Link {
     }
 
     pub(super) async fn to_cluster(urls: &[String]) -> Result<Self, RedisError> {
-        let client = ClusterClient::builder(urls.iter().map(String::as_str))
-            // What a moved slot needs. A retried script may charge twice, never too little.
-            .retries(3)
-            .min_retry_wait(1)
-            .max_retry_wait(20)
-            .connection_timeout(CONNECT)
-            .build()?;
-        let connection = client.get_async_connection().await?;
+        let client = |retries| {
+            ClusterClient::builder(urls.iter().map(String::as_str))
+                .retries(retries)
+                .min_retry_wait(1)
+                .max_retry_wait(20)
+                .connection_timeout(CONNECT)
+                .build()
+        };
+        let clients = Cluster {
+            calls: client(3)?,
+            refunds: client(0)?,
+        };
+        let connections = Cluster {
+            calls: clients.calls.get_async_connection().await?,
+            refunds: clients.refunds.get_async_connection().await?,
+        };
         Ok(Self {
-            target: Target::Cluster(client.into()),
-            connection: RwLock::new(Connection::Cluster(connection)),
+            target: Target::Cluster(clients.into()),
+            connection: RwLock::new(Connection::Cluster(connections)),
         })
     }
 
@@ -74,10 +91,10 @@ impl Link {
         let with_text = || call("EVAL", script.text);
         let value = if let Question::Refund(_) = question {
             // A second attempt would be overtaken by what this instance asks next.
-            self.send(&with_text()).await
+            self.send(&with_text(), true).await
         } else {
-            match self.send(&call("EVALSHA", &script.hash)).await {
-                Err(error) if is_unknown_script(&error) => self.send(&with_text()).await,
+            match self.send(&call("EVALSHA", &script.hash), false).await {
+                Err(error) if is_unknown_script(&error) => self.send(&with_text(), false).await,
                 value => value,
             }
         };
@@ -87,11 +104,18 @@ impl Link {
         })
     }
 
-    async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.target, Target::Cluster(_))
+    }
+
+    async fn send(&self, command: &Cmd, once: bool) -> Result<Value, RedisError> {
         let connection = self.connection.read();
         let connection = connection.unwrap_or_else(PoisonError::into_inner).clone();
         match connection {
-            Connection::Cluster(mut cluster) => command.query_async(&mut cluster).await,
+            Connection::Cluster(Cluster { mut refunds, .. }) if once => {
+                command.query_async(&mut refunds).await
+            }
+            Connection::Cluster(Cluster { mut calls, .. }) => command.query_async(&mut calls).await,
             Connection::Single(mut server) => command.query_async(&mut server).await,
         }
     }
@@ -100,9 +124,14 @@ impl Link {
     /// gone without a word, or be a server that is not the primary any more.
     pub(super) fn renew(&self) {
         let fresh = match &self.target {
-            Target::Cluster(client) => {
-                let config = ClusterConfig::new();
-                Connection::Cluster(client.get_pending_async_connection_with_config(config))
+            Target::Cluster(clients) => {
+                let connect = |client: &ClusterClient| {
+                    client.get_pending_async_connection_with_config(ClusterConfig::new())
+                };
+                Connection::Cluster(Cluster {
+                    calls: connect(&clients.calls),
+                    refunds: connect(&clients.refunds),
+                })
             }
             Target::Single(client) => {
                 match ConnectionManager::new_lazy_with_config((**client).clone(), config()) {

@@ -166,7 +166,7 @@ impl RedisLimiter {
                 Acquire::Done(Ok(decision))
             }
             Step::Ask(call) => {
-                let Some(pass) = self.0.gate.enter(now) else {
+                let Some(pass) = request.enter() else {
                     request.end(&call);
                     return Acquire::Done(request.by_policy(charges, Cause::Barred));
                 };

@@ -5,7 +5,7 @@ use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
-use super::gate::Pass;
+use super::gate::{Gate, Pass};
 use super::ledger::{Call, Patience, Step};
 use super::outage::Cause;
 use super::table::Entry;
@@ -90,7 +90,7 @@ impl Request {
                     }
                     return Ok(decision);
                 }
-                Step::Ask(call) => match self.limiter.0.gate.enter(self.since.now()) {
+                Step::Ask(call) => match self.enter() {
                     Some(pass) if calls < Self::CALLS => self.flight(call, pass).into(),
                     pass => {
                         self.end(&call);
@@ -118,9 +118,18 @@ impl Request {
         ledger.begin(charges, patience, &self.limiter.0.terms, now)
     }
 
+    /// Whether a call may be made now.
+    pub(super) fn enter(&self) -> Option<Pass> {
+        let now = self.since.now();
+        if self.entry.is_barred(now.monotonic_nanos()) {
+            return None;
+        }
+        self.limiter.0.gate.enter(now)
+    }
+
     /// Makes a call that nobody waits for.
     pub(super) fn fetch(self, call: Call) {
-        let pass = self.limiter.0.gate.enter(self.since.now());
+        let pass = self.enter();
         let (Some(pass), Ok(runtime)) = (pass, Handle::try_current()) else {
             return self.end(&call);
         };
@@ -128,7 +137,7 @@ impl Request {
         let mut fetched = Box::pin(async move {
             // When Redis has lost its data, the first answer asks for a report of it.
             while let Ok(Step::Ask(call)) = flight.land(&[]).await {
-                let Some(pass) = self.limiter.0.gate.enter(self.since.now()) else {
+                let Some(pass) = self.enter() else {
                     return self.end(&call);
                 };
                 flight = self.flight(call, pass);
@@ -200,6 +209,11 @@ impl Flight {
                 inner.link.renew();
             }
             pass.failed(&cause, now);
+        }
+        if inner.link.is_cluster() && matches!(cause, Cause::Late) {
+            let until = now.monotonic() + Gate::PROBE_AFTER;
+            let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
+            request.entry.bar_until(until);
         }
         request.end(call);
         Err(cause)

@@ -1,5 +1,6 @@
 use std::fmt::Write as _;
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
@@ -35,6 +36,8 @@ pub(super) struct Entry {
     ledger: Mutex<Ledger>,
     /// Wakes those that wait for a call which has ended.
     pub(super) ended: Notify,
+    /// Until when, in monotonic nanoseconds, nothing is asked about it.
+    barred_until: AtomicU64,
 }
 
 impl Table {
@@ -68,6 +71,7 @@ impl Table {
             tag: tag(&self.prefix, subject),
             ledger: Mutex::default(),
             ended: Notify::new(),
+            barred_until: AtomicU64::new(0),
         });
         shard.entries.insert(subject.clone(), Arc::clone(&entry));
         entry
@@ -115,6 +119,16 @@ impl Shard {
 }
 
 impl Entry {
+    /// Asks nothing about it for a while: of a cluster, the node that has it does not answer, and the
+    /// gate is held open by the others.
+    pub(super) fn bar_until(&self, until: u64) {
+        self.barred_until.store(until, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_barred(&self, now: u64) -> bool {
+        now < self.barred_until.load(Ordering::Relaxed)
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Ledger> {
         lock(&self.ledger)
     }

@@ -179,7 +179,7 @@ fn what_names_no_columns_is_refused_before_anything_is_done() {
     let shell = Shell::new();
     for (text, complaint) in [
         ("", "empty"),
-        ("a,b\n1,2\n", "there is no column \"a\""),
+        ("a,b\n1,2\n", "its field 1 names no column"),
         ("digest,owner\n", "`digest` and `name` are needed"),
         ("digest,name,name\n", "twice"),
     ] {

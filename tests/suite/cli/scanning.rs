@@ -1,9 +1,11 @@
 //! Keys where they should not be.
 
+use std::process::{Command, Stdio};
+
 use serde_json::{Value, json};
 use tower_api_key::KeyFormat;
 
-use super::{Shell, shown};
+use super::{Said, Shell, shown};
 
 fn key(prefix: &str) -> String {
     let format = KeyFormat::new(prefix);

@@ -118,6 +118,7 @@ impl Ledger {
         let last = self
             .outside
             .filter(|(_, last)| now < last.saturating_add(REMEMBERED));
-        self.outside = Some(last.map_or((now, now), |(first, last)| (first, now.max(last))));
+        self.outside =
+            Some(last.map_or((now, now), |(first, last)| (now.min(first), now.max(last))));
     }
 }

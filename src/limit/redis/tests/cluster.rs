@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::server::Server;
 use super::{charge, limit, now, remaining, stranger};
-use crate::limit::{OutagePolicy, RedisLimiter};
+use crate::limit::{Acquire, OutagePolicy, RedisLimiter};
 
 fn cluster() -> Vec<Server> {
     let start = || {
@@ -119,6 +119,42 @@ async fn a_moved_slot_is_followed() {
     }
     let exists = servers[to].tell(&["EXISTS", &key]);
     assert_eq!(exists, redis::Value::Int(1));
+}
+
+/// The others go on, so the gate stays closed; still nobody waits one by one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hangs_holds_up_the_first_request_of_a_subject() {
+    let servers = tokio::task::spawn_blocking(cluster).await.unwrap();
+    let limiter = RedisLimiter::builder(&servers[0].url())
+        .cluster()
+        .deadline(Duration::from_millis(300))
+        .on_outage(OutagePolicy::Deny)
+        .connect()
+        .await
+        .unwrap();
+    let hour = limit("hour", 1_000, 3_600);
+    let on_first = |subject: &crate::limit::Subject| {
+        let key = format!("{{tower-api-key:owner:{}}}", owner(subject));
+        let slot = servers[0].tell(&["CLUSTER", "KEYSLOT", &key]);
+        matches!(slot, redis::Value::Int(..5_461))
+    };
+    let subjects = || std::iter::repeat_with(stranger);
+    let there = subjects().find(&on_first).unwrap();
+    let elsewhere = subjects().find(|subject| !on_first(subject)).unwrap();
+    servers[0].tell(&["CLIENT", "PAUSE", "5000", "ALL"]);
+    let at = now();
+    for _ in 0..20 {
+        let other = limiter.acquire(&elsewhere, &[charge(&hour, 1)], at).await;
+        assert!(other.is_ok());
+        _ = limiter
+            .acquire(&there, &[charge(&hour, 1)], at)
+            .await
+            .unwrap_err();
+        let calls = limiter.calls();
+        let next = limiter.begin(&there, &[charge(&hour, 1)], at);
+        assert!(matches!(next, Acquire::Done(Err(_))));
+        assert_eq!(limiter.calls(), calls);
+    }
 }
 
 fn owner(subject: &crate::limit::Subject) -> String {
