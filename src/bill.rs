@@ -79,8 +79,8 @@ impl Bill {
         // A limit that counts for somebody else is another one.
         let by = subject(key, bill.by).id();
         let of_same = |earlier: &&Self| subject(key, earlier.by).id() == by;
-        let mut before = bill.charged().filter(of_same);
-        if before.any(|earlier| !earlier.base(key).is_empty()) {
+        let charges_base = |earlier: &Self| !earlier.base(key).is_empty();
+        if bill.charged().filter(of_same).any(charges_base) {
             bill.base = Base::Defaults(RateLimits::default());
         }
         let is_new = |limit: &&RateLimit| {
