@@ -24,6 +24,8 @@ criterion_main!(benches);
 
 fn cold(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime can be started");
+    // Where the task runs that looks for changes in the file.
+    let _context = runtime.enter();
     let mut group = criterion.benchmark_group("sqlite_cold_verification");
     for count in [1_000, 1_000_000] {
         let database = runtime.block_on(Database::with_keys(count, secret));

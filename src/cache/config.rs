@@ -26,8 +26,8 @@ pub struct CacheConfig {
 }
 
 impl CacheConfig {
-    /// The most keys to remember, about one kilobyte each, beside half a megabyte to four for a
-    /// table of the hottest. Default: 100,000.
+    /// The most keys to remember, two to three kilobytes each with the counter of a limit, beside
+    /// half a megabyte to four for a table of the hottest. Default: 100,000.
     pub fn capacity(mut self, keys: u64) -> Self {
         self.capacity = keys;
         self
