@@ -46,6 +46,7 @@
 //! | protect routes | [`ApiKeyLayer`], [`CredentialSources`], [`TrustedProxies`] |
 //! | use a key in a handler | [`KeyPrincipal`] |
 //! | limit keys | [`RateLimit`], [`limit`] |
+//! | give keys a budget | [`Credits`], [`Refill`] |
 //! | keep keys | [`MemoryStore`], `SqliteStore`, `PostgresStore`, or your own [`KeyStore`] |
 //! | tune what is cached | [`CacheConfig`] |
 //! | choose how keys look and are hashed | [`KeyFormat`], [`KeyHasher`] |
@@ -58,7 +59,7 @@
 //!
 //! ```text
 //! request → credential (which header?) → format (checksum) → digest → cache → [store]
-//!         → status · kind · address → scopes → limits → KeyPrincipal → handler
+//!         → status · kind · address → scopes → credits · limits → KeyPrincipal → handler
 //!                                                     ↘ usage
 //! ```
 //!
@@ -86,6 +87,7 @@ pub mod admin;
 mod bill;
 mod cache;
 mod clock;
+mod credits;
 mod denial;
 #[cfg(feature = "axum")]
 mod extract;
@@ -129,7 +131,8 @@ pub use middleware::{
 };
 pub use principal::KeyPrincipal;
 pub use record::{
-    Credential, EventAction, InvalidKeyId, Key, KeyEvent, KeyId, KeyRecord, KeyStatus,
+    Credential, CreditBalance, CreditGrant, CreditPeriod, CreditPlan, CreditReturn, Credits,
+    EventAction, InvalidKeyId, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, Refill, RefillEvery,
     UnknownAction, UsageBucket, UsageDelta,
 };
 pub use registry::{ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyUpdate, NewKey};

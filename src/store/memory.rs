@@ -8,7 +8,10 @@ use jiff::Timestamp;
 
 use super::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
 use crate::key::KeyDigest;
-use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
+use crate::record::{
+    Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
+    UsageBucket, UsageDelta,
+};
 
 /// Keys in memory, for tests and first steps: gone when the process ends. Clones share the keys.
 ///
@@ -36,6 +39,7 @@ struct State {
     owners: HashMap<KeyDigest, KeyId>,
     usage: BTreeMap<(KeyId, Timestamp), UsageBucket>,
     events: HashMap<KeyId, Vec<KeyEvent>>,
+    credits: HashMap<KeyId, CreditBalance>,
 }
 
 impl fmt::Debug for MemoryStore {
@@ -77,6 +81,10 @@ impl KeyRepository for MemoryStore {
             return Err(StoreError::duplicate(record.id));
         }
         state.owners.insert(credential.digest, record.id);
+        if let Some(plan) = &record.credits {
+            let balance = CreditBalance::set(plan, event.at);
+            state.credits.insert(record.id, balance);
+        }
         let credentials = vec![credential.clone()];
         state.keys.insert(
             record.id,
@@ -152,6 +160,14 @@ impl KeyRepository for MemoryStore {
         }
         key.credentials.extend(change.add_credential.clone());
         key.record = change.record.clone();
+        match &change.record.credits {
+            Some(plan) if plan.since_version == change.record.version => {
+                let balance = CreditBalance::set(plan, change.event.at);
+                state.credits.insert(id, balance);
+            }
+            Some(_) => {}
+            None => drop(state.credits.remove(&id)),
+        }
         state
             .events
             .entry(id)
@@ -208,5 +224,38 @@ impl KeyRepository for MemoryStore {
         let state = self.state();
         let events = state.events.get(&id).map_or(&[][..], Vec::as_slice);
         Ok(events[events.len().saturating_sub(limit)..].to_vec())
+    }
+
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError> {
+        let state = &mut *self.state();
+        Ok(state.credits.get_mut(&id).map(|balance| {
+            *balance = balance.at(now);
+            CreditGrant {
+                granted: balance.take(at_least, at_most),
+                left: *balance,
+            }
+        }))
+    }
+
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
+        let state = &mut *self.state();
+        for back in returns {
+            if let Some(balance) = state.credits.get_mut(&back.key) {
+                balance.give_back(back.credits, back.period);
+            }
+        }
+        Ok(())
+    }
+
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
+        let state = self.state();
+        let known = |id: &KeyId| Some((*id, *state.credits.get(id)?));
+        Ok(ids.iter().filter_map(known).collect())
     }
 }

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tower_api_key::testing::conformance;
 use tower_api_key::{
-    Credential, Key, KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord,
-    KeyRepository, KeyStore, MemoryStore, SqliteStore, StoreError, StoredKey, UsageBucket,
-    UsageDelta,
+    Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyChange, KeyDigest, KeyEvent,
+    KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, MemoryStore, SqliteStore,
+    StoreError, StoredKey, UsageBucket, UsageDelta,
 };
 
 use crate::postgres::Database;
@@ -217,5 +217,23 @@ impl KeyRepository for Broken {
             events.remove(0);
         }
         Ok(events)
+    }
+
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError> {
+        self.store.take_credits(id, at_least, at_most, now).await
+    }
+
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
+        self.store.give_back_credits(returns).await
+    }
+
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
+        self.store.credits(ids).await
     }
 }

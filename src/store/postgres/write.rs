@@ -7,6 +7,7 @@ use sqlx::error::DatabaseError;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction};
 
+use super::credits;
 use super::lease::Lease;
 use super::schema::Schema;
 use super::timestamptz::Timestamptz;
@@ -50,6 +51,7 @@ pub(super) async fn insert(
         .await
         .map_err(|error| failed(error, record.id))?;
     insert_credential(&mut transaction, schema, key_row, credential, record.id).await?;
+    credits::set(&mut transaction, schema, key_row, record, event.at).await?;
     insert_event(&mut transaction, schema, key_row, event).await?;
     commit(transaction).await?;
     lease.finish();
@@ -103,6 +105,7 @@ pub(super) async fn apply(
         .map_err(StoreError::unavailable)?;
     if let Some(key_row) = updated {
         apply_to_credentials(&mut transaction, schema, key_row, change).await?;
+        credits::change(&mut transaction, schema, key_row, record, change.event.at).await?;
         insert_event(&mut transaction, schema, key_row, &change.event).await?;
     }
     commit(transaction).await?;
@@ -261,14 +264,16 @@ BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
 SELECT set_config('synchronous_commit', 'on', true)
 WHERE current_setting('synchronous_commit') = 'off'";
 
-async fn begin(connection: &mut PgConnection) -> Result<Transaction<'_, Postgres>, StoreError> {
+pub(super) async fn begin(
+    connection: &mut PgConnection,
+) -> Result<Transaction<'_, Postgres>, StoreError> {
     connection
         .begin_with(BEGIN)
         .await
         .map_err(StoreError::unavailable)
 }
 
-async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(), StoreError> {
+pub(super) async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(), StoreError> {
     transaction.commit().await.map_err(StoreError::unavailable)
 }
 

@@ -1,4 +1,5 @@
 //! What the stores in databases share.
 
 pub(super) mod columns;
+pub(super) mod credits;
 pub(super) mod migrations;
