@@ -6,6 +6,7 @@ mod cache;
 mod clients;
 mod contract;
 mod core_support;
+mod credits;
 mod extractors;
 mod fleet;
 mod hot_keys;

@@ -88,6 +88,9 @@ async fn the_suite_finds_what_is_broken() {
         (Fault::CutsTimesToSeconds, "KeyRepository contract 5"),
         (Fault::EndsTheNewCredential, "KeyChange::end_credentials_at"),
         (Fault::NeverEndsAListing, "KeyRepository::list"),
+        (Fault::GivesBackAnywhere, "KeyRepository contract 7"),
+        (Fault::GrantsTwice, "KeyRepository contract 7"),
+        (Fault::ResetsTheBalance, "KeyRepository contract 6"),
     ] {
         let broken = async || Broken {
             fault,
@@ -112,10 +115,13 @@ enum Fault {
     FindsAnything,
     ForgetsTheFirstEvent,
     ForgetsTheLatest,
+    GivesBackAnywhere,
+    GrantsTwice,
     HidesRevoked,
     IgnoresTheVersion,
     InsertsOverDuplicates,
     NeverEndsAListing,
+    ResetsTheBalance,
 }
 
 /// A store that does everything right but one thing.
@@ -195,7 +201,20 @@ impl KeyRepository for Broken {
         {
             credential.expires_at = change.end_credentials_at;
         }
-        self.store.apply(&change).await
+        let applied = self.store.apply(&change).await?;
+        if self.fault == Fault::ResetsTheBalance
+            && let Some(plan) = change.record.credits
+        {
+            let id = change.record.id;
+            let (_, balance) = self.store.credits(&[id]).await?[0];
+            let back = CreditReturn {
+                key: id,
+                credits: plan.granted.saturating_sub(balance.remaining),
+                period: balance.period,
+            };
+            self.store.give_back_credits(&[back]).await?;
+        }
+        Ok(applied)
     }
 
     async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
@@ -226,11 +245,27 @@ impl KeyRepository for Broken {
         at_most: u64,
         now: Timestamp,
     ) -> Result<Option<CreditGrant>, StoreError> {
-        self.store.take_credits(id, at_least, at_most, now).await
+        let grant = self.store.take_credits(id, at_least, at_most, now).await?;
+        if let (Fault::GrantsTwice, Some(grant)) = (self.fault, grant) {
+            let back = CreditReturn {
+                key: id,
+                credits: grant.granted,
+                period: grant.left.period,
+            };
+            self.store.give_back_credits(&[back]).await?;
+        }
+        Ok(grant)
     }
 
     async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
-        self.store.give_back_credits(returns).await
+        let mut returns = returns.to_vec();
+        if self.fault == Fault::GivesBackAnywhere {
+            for back in &mut returns {
+                let balance = self.store.credits(&[back.key]).await?;
+                back.period = balance.first().map_or(back.period, |(_, own)| own.period);
+            }
+        }
+        self.store.give_back_credits(&returns).await
     }
 
     async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {

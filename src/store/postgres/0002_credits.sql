@@ -3,9 +3,9 @@
 
 CREATE TABLE credits (
     key_row       bigint PRIMARY KEY REFERENCES keys,
-    -- The version of the key that set the balance, and what to.
+    -- The version of the key that set the balance, and what to: null once the budget is taken away.
     since_version bigint NOT NULL CHECK (since_version >= 0),
-    granted       bigint NOT NULL CHECK (granted >= 0),
+    granted       bigint CHECK (granted >= 0),
     remaining     bigint NOT NULL CHECK (remaining >= 0),
     -- When the balance was set or refilled last.
     begun_at      timestamptz NOT NULL CHECK (isfinite(begun_at)),

@@ -62,8 +62,7 @@ pub(super) async fn change(
         }
         Some(_) => Ok(()),
         None => {
-            let statement = "DELETE FROM {schema}.credits WHERE key_row = $1";
-            sqlx::query(AssertSqlSafe(schema.sql(statement)))
+            sqlx::query(AssertSqlSafe(schema.sql(END)))
                 .bind(key_row)
                 .execute(connection)
                 .await
@@ -73,12 +72,16 @@ pub(super) async fn change(
     }
 }
 
+/// Not a `DELETE`, for which the role may lack the right.
+const END: &str =
+    "UPDATE {schema}.credits SET granted = NULL WHERE key_row = $1 AND granted IS NOT NULL";
+
 /// The balances of some keys. Locked in the order of their rows, as all who lock several do.
 const BALANCES: &str = "
 SELECT k.id, b.key_row, b.since_version, b.remaining, b.begun_at, b.refill_amount, b.refill_every
 FROM {schema}.keys AS k
 JOIN {schema}.credits AS b USING (key_row)
-WHERE k.id = ANY ($1)
+WHERE k.id = ANY ($1) AND b.granted IS NOT NULL
 ORDER BY b.key_row";
 
 const LOCKED: &str = "\nFOR NO KEY UPDATE OF b";

@@ -6,7 +6,7 @@ use super::columns::{UnreadableColumn, parsed};
 use crate::record::{CreditPlan, Refill, RefillEvery};
 
 /// The plan in a row that has the columns `since_version`, `granted`, `refill_amount` and
-/// `refill_every`, all null where the key has no budget.
+/// `refill_every`; `granted` is null where the key has no budget.
 pub(in crate::store) fn plan<'r, R>(row: &'r R) -> Result<Option<CreditPlan>, UnreadableColumn>
 where
     R: Row,
@@ -15,12 +15,11 @@ where
     Option<&'r str>: Decode<'r, R::Database> + Type<R::Database>,
 {
     let count = |count: Option<i64>| count.map(u64::try_from).transpose();
-    let Some(since_version) = parsed(row, "since_version", count)? else {
+    let granted = parsed(row, "granted", count)?;
+    let since_version = parsed(row, "since_version", count)?;
+    let Some((granted, since_version)) = granted.zip(since_version) else {
         return Ok(None);
     };
-    let granted = parsed(row, "granted", |granted: Option<i64>| {
-        u64::try_from(granted.ok_or("it is null")?).map_err(|_| "it is negative")
-    })?;
     Ok(Some(CreditPlan {
         granted,
         refill: refill(row)?,

@@ -3,9 +3,9 @@
 
 CREATE TABLE tower_api_key_credits (
     key_row       INTEGER PRIMARY KEY REFERENCES tower_api_key_keys (key_row),
-    -- The version of the key that set the balance, and what to.
+    -- The version of the key that set the balance, and what to: null once the budget is taken away.
     since_version INTEGER NOT NULL CHECK (since_version >= 0),
-    granted       INTEGER NOT NULL CHECK (granted >= 0),
+    granted       INTEGER CHECK (granted >= 0),
     remaining     INTEGER NOT NULL CHECK (remaining >= 0),
     -- When the balance was set or refilled last.
     begun_at      INTEGER NOT NULL,

@@ -59,7 +59,7 @@ pub(super) async fn change(
         }
         Some(_) => Ok(()),
         None => {
-            sqlx::query("DELETE FROM tower_api_key_credits WHERE key_row = ?")
+            sqlx::query(END)
                 .bind(key_row)
                 .execute(connection)
                 .await
@@ -69,11 +69,13 @@ pub(super) async fn change(
     }
 }
 
+const END: &str = "UPDATE tower_api_key_credits SET granted = NULL WHERE key_row = ?";
+
 const BALANCE: &str = "
 SELECT k.id, b.key_row, b.since_version, b.remaining, b.begun_at, b.refill_amount, b.refill_every
 FROM tower_api_key_keys AS k
 JOIN tower_api_key_credits AS b USING (key_row)
-WHERE k.id = ?";
+WHERE b.granted IS NOT NULL AND k.id = ?";
 
 const KEEP: &str = "UPDATE tower_api_key_credits SET remaining = ?, begun_at = ? WHERE key_row = ?";
 
