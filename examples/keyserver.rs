@@ -2,17 +2,25 @@
 //! the admin router to make and end them.
 //!
 //! ```console
-//! $ cargo run --example keyserver --features admin,sqlite
+//! $ cargo run --example keyserver --features admin-page,metrics,sqlite
 //! listening on http://127.0.0.1:3000
 //! admin key: sk_live_…
 //! $ curl -H 'X-API-Key: sk_live_…' http://127.0.0.1:3000/v1/whoami
 //! ```
 //!
 //! `LISTEN`, `DATABASE_URL`, `REDIS_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what
-//! it logs. A `DATABASE_URL` of `postgres://…` takes the feature `postgres`, and `REDIS_URL`, by which
-//! several servers count limits together and tell each other of changes, the feature `redis`. With
-//! the feature `openapi` all of it is described at `/openapi.json`.
+//! it logs. Further features make more of it:
+//!
+//! - `postgres`: a `DATABASE_URL` of `postgres://…`;
+//! - `redis`: `REDIS_URL`, by which several servers count limits together and tell each other of
+//!   changes;
+//! - `admin-page`: a page to administer keys in a browser, at `/admin`;
+//! - `metrics`: what happens, for Prometheus, at `/metrics`;
+//! - `openapi`: all of it described, at `/openapi.json`.
 
+#[cfg(feature = "metrics")]
+#[path = "keyserver/metrics.rs"]
+mod metrics;
 #[cfg(feature = "openapi")]
 #[path = "keyserver/openapi.rs"]
 mod openapi;
@@ -68,6 +76,9 @@ async fn serve() -> Result<(), Error> {
     let listener = TcpListener::bind(&listen)
         .await
         .map_err(|error| format!("LISTEN={listen}: {error}"))?;
+    // Before anything is counted.
+    #[cfg(feature = "metrics")]
+    let metrics = metrics::route()?;
     let store = open(&database)
         .await
         .map_err(|error| format!("DATABASE_URL: {}", with_causes(&*error)))?;
@@ -85,7 +96,10 @@ async fn serve() -> Result<(), Error> {
     let admin = first_key(&keys).await?.unwrap_or_default();
     print!("listening on http://{address}\n{admin}");
 
-    let service = app(&keys).into_make_service_with_connect_info::<SocketAddr>();
+    let app = app(&keys);
+    #[cfg(feature = "metrics")]
+    let app = app.route("/metrics", metrics);
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service)
         .with_graceful_shutdown(stopped)
         .await?;
@@ -148,7 +162,7 @@ fn app(keys: &ApiKeys) -> Router {
         .route("/v1/public", get(public).layer(needs.public.clone()))
         .route("/v1/catalog", get(catalog).layer(needs.catalog.clone()))
         .route("/v1/orders", list.merge(order))
-        .nest("/admin", admin::router(keys));
+        .nest("/admin", administration(keys));
     #[cfg(feature = "openapi")]
     let app = {
         let document = openapi::document(keys, &needs);
@@ -178,6 +192,14 @@ impl Needs {
             order: secret.scopes(["orders:write"]).cost(5),
         }
     }
+}
+
+/// The admin API and, where the build has it, the page for a browser.
+fn administration(keys: &ApiKeys) -> Router {
+    let router = admin::router(keys);
+    #[cfg(feature = "admin-page")]
+    let router = router.merge(admin::page());
+    router
 }
 
 async fn whoami(principal: KeyPrincipal) -> Json<Value> {

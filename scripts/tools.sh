@@ -28,6 +28,22 @@ need_c_compiler() {
   command -v "${CC:-cc}" >/dev/null || fail "a C compiler is missing: install gcc or set CC"
 }
 
+# The browser of the tests of the admin page.
+need_chromium() {
+  if find_chromium; then return; fi
+  apt_install chromium chromium-driver || true
+  find_chromium || fail "Chromium is missing: install chromium and chromium-driver"
+}
+
+find_chromium() {
+  command -v chromedriver >/dev/null || return 1
+  local name
+  for name in chromium chromium-browser google-chrome; do
+    if command -v "$name" >/dev/null; then return; fi
+  done
+  return 1
+}
+
 # Installs packages; fails where there is no apt-get or no right to use it.
 apt_install() {
   command -v apt-get >/dev/null || return 1

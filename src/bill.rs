@@ -131,6 +131,10 @@ impl Bill {
         Denial::credits_exhausted(waits, never)
     }
 
+    pub(crate) fn time(&self) -> Moment {
+        self.at
+    }
+
     /// As if it were made at `now`, when it has had to wait.
     pub(crate) fn postpone(&mut self, now: Moment) {
         self.at = now;

@@ -6,9 +6,10 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::Outage;
+use crate::cache::{CachedKey, Outage};
 use crate::credits::CreditOutage;
 use crate::limit::{LimitReport, LimiterOutage};
 use crate::record::KeyId;
@@ -20,7 +21,7 @@ pub struct Denial(Box<Inner>);
 struct Inner {
     kind: DenialKind,
     reason: DenialReason,
-    key: Option<KeyId>,
+    key: Option<Arc<CachedKey>>,
     required: Vec<Scope>,
     limits: LimitReport,
     retry_after: Option<Duration>,
@@ -162,7 +163,11 @@ impl Denial {
 
     /// The key that was refused, where the credential is one that is stored.
     pub fn key_id(&self) -> Option<KeyId> {
-        self.0.key
+        self.key().map(|key| key.record.id)
+    }
+
+    pub(crate) fn key(&self) -> Option<&CachedKey> {
+        self.0.key.as_deref()
     }
 
     /// The scopes that are required here, all of them; those granted are not told.
@@ -249,8 +254,8 @@ impl Denial {
         self
     }
 
-    pub(crate) fn of_key(mut self, key: KeyId) -> Self {
-        self.0.key = Some(key);
+    pub(crate) fn of_key(mut self, key: &Arc<CachedKey>) -> Self {
+        self.0.key = Some(Arc::clone(key));
         self
     }
 
@@ -322,7 +327,7 @@ impl fmt::Debug for Denial {
         f.debug_struct("Denial")
             .field("kind", &self.0.kind)
             .field("reason", &self.0.reason)
-            .field("key", &self.0.key)
+            .field("key", &self.key_id())
             .field("retry_after", &self.0.retry_after)
             .field("source", &self.0.source)
             .finish_non_exhaustive()

@@ -55,6 +55,20 @@
 //! | describe routes in OpenAPI | `openapi` |
 //! | test handlers, and stores of your own | `testing` |
 //!
+//! And the guides, each from the beginning of a task to its end:
+//!
+//! | to | read |
+//! | --- | --- |
+//! | replace a secret while its owner's servers go on | [`guide::rotation`] |
+//! | take over keys that exist | [`guide::migrating`] |
+//! | choose quotas, and know what they hold | [`guide::limits`] |
+//! | sell or ration what keys may use | [`guide::credits`] |
+//! | test handlers, limits and outages | [`guide::testing`] |
+//! | keep keys where no store of this crate does | [`guide::custom_store`] |
+//! | run many instances, behind proxies | [`guide::fleet`] |
+//! | answer a leak, and prevent the next | [`guide::leaked_key`] |
+//! | decide whether this crate is what you need | [`guide::comparison`] |
+//!
 //! # The way of a request
 //!
 //! ```text
@@ -72,6 +86,9 @@
 //! | --- | --- | --- |
 //! | `axum` | yes | [`KeyPrincipal`] as an extractor, [`Denial`] as an answer, axum's body |
 //! | `admin` | | `admin::router` |
+//! | `admin-page` | | `admin::page`, to administer keys in a browser |
+//! | `cli` | | the program `tower-api-key`; nothing in the library |
+//! | `metrics` | | what happens, for the `metrics` facade: see [`telemetry`] |
 //! | `openapi` | | `openapi`: OpenAPI 3.1 with utoipa; with `admin` also `admin::openapi` |
 //! | `postgres` | | `PostgresStore` |
 //! | `postgres-tls` | | TLS for it |
@@ -92,6 +109,8 @@ mod denial;
 #[cfg(feature = "axum")]
 mod extract;
 mod failures;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 mod invalidation;
 mod key;
 pub mod limit;
@@ -104,6 +123,7 @@ mod registry;
 mod requirements;
 mod scope;
 mod store;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod usage;
@@ -121,8 +141,8 @@ pub use invalidation::{
     Subscription,
 };
 pub use key::{
-    ApiKey, InvalidDigest, InvalidPepper, KeyDigest, KeyFormat, KeyHasher, KeyText, MAX_KEY_LEN,
-    Malformed, Pepper, UnknownKind,
+    ApiKey, FoundKey, InvalidDigest, InvalidPepper, KeyDigest, KeyFormat, KeyHasher, KeyText,
+    MAX_KEY_LEN, Malformed, Pepper, UnknownKind,
 };
 pub use limit::{InvalidLimit, LimitReport, LimitStatus, RateLimit, RateLimits, Verdict};
 pub use middleware::{
@@ -135,13 +155,15 @@ pub use record::{
     EventAction, InvalidKeyId, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, Refill, RefillEvery,
     UnknownAction, UsageBucket, UsageDelta,
 };
-pub use registry::{ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyUpdate, NewKey};
+pub use registry::{
+    ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,
+};
 pub use requirements::{LimitBy, Requirements};
 pub use scope::{InvalidScope, Scope, ScopeSet};
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{
-    KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, MemoryStore, StoreError,
+    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, MemoryStore, StoreError,
     StoreErrorKind, StoredKey,
 };
 #[cfg(feature = "postgres")]
@@ -153,3 +175,8 @@ pub use verify::{Attempt, Verified, Verifier};
 #[cfg(all(doctest, feature = "axum", feature = "testing"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So do those of the guide to the admin page.
+#[cfg(all(doctest, feature = "admin-page"))]
+#[doc = include_str!("../docs/admin-page.md")]
+struct AdminPageGuide;

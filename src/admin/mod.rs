@@ -69,6 +69,8 @@ mod json;
 mod keys;
 #[cfg(feature = "openapi")]
 mod openapi;
+#[cfg(feature = "admin-page")]
+mod page;
 mod query;
 mod rejection;
 mod request;
@@ -80,6 +82,9 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{get, post};
 use http::header::{CACHE_CONTROL, HeaderValue};
+
+#[cfg(feature = "admin-page")]
+pub use page::page;
 
 use crate::middleware::ApiKeyLayer;
 use crate::registry::ApiKeys;

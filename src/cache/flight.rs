@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::{Asked, CacheConfig, Found};
 use crate::clock::{Clock, Moment};
 use crate::store::{StoreError, StoreErrorKind, StoredKey};
+use crate::telemetry;
 
 /// A lookup under way, which any number of requests wait for.
 #[derive(Clone)]
@@ -80,6 +81,22 @@ impl Lookups {
 
     /// Runs one lookup, when its turn comes and within the deadline.
     pub(super) async fn run<F>(
+        &self,
+        clock: &dyn Clock,
+        lookup: F,
+    ) -> Result<(Asked, Option<StoredKey>), Outage>
+    where
+        F: AsyncFnOnce() -> (Asked, Result<Option<StoredKey>, StoreError>),
+    {
+        let began = clock.now().monotonic();
+        let answer = self.try_to(clock, lookup).await;
+        let outcome = answer.as_ref().map(|(_, found)| found.is_some());
+        let took = clock.now().monotonic().saturating_sub(began);
+        telemetry::store_looked_up(outcome.map_err(Outage::kind), Some(took));
+        answer
+    }
+
+    async fn try_to<F>(
         &self,
         clock: &dyn Clock,
         lookup: F,

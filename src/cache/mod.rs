@@ -46,6 +46,7 @@ use crate::key::KeyDigest;
 use crate::limit::KnownLimits;
 use crate::record::KeyId;
 use crate::store::KeyStore;
+use crate::telemetry;
 use flight::{Flight, Lookups};
 use front::Front;
 use generation::Generations;
@@ -198,7 +199,10 @@ impl KeyCache {
                 Joined::Flight(flight) => flight.landed().await,
                 Joined::Late(Cached::Hit(key)) => return Ok(Some(key)),
                 Joined::Late(_) => return Ok(None),
-                Joined::Full => Err(Outage::overloaded()),
+                Joined::Full => {
+                    telemetry::store_looked_up(Err(OutageKind::Overloaded), None);
+                    Err(Outage::overloaded())
+                }
             };
             match answer {
                 Ok(found) if self.is_current(&found, &sought.digest) => return Ok(found.key),
@@ -315,6 +319,7 @@ impl KeyCache {
             self.hits.invalidate(digest);
             self.front.clear(fingerprint, digest);
         }
+        telemetry::cache_entries(self.hits.entry_count(), self.misses.entry_count());
         Ok(Found { asked, key })
     }
 

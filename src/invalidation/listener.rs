@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{BusError, Invalidation, InvalidationBus, Subscription};
 use crate::cache::KeyCache;
+use crate::telemetry;
 
 /// What a bus is to an instance that has several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,16 @@ pub(crate) enum Role {
     Trusted,
 }
 
+#[cfg(feature = "metrics")]
+impl Role {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Beside => "beside",
+            Self::Trusted => "trusted",
+        }
+    }
+}
+
 /// Listens to `bus` for as long as the cache is there.
 pub(crate) async fn listen(bus: Arc<dyn InvalidationBus>, cache: Weak<KeyCache>, role: Role) {
     let mut pause = FIRST_PAUSE;
@@ -24,9 +35,11 @@ pub(crate) async fn listen(bus: Arc<dyn InvalidationBus>, cache: Weak<KeyCache>,
         match timeout(silence, bus.subscribe()).await {
             Ok(Ok(subscription)) => {
                 (pause, was_reached) = (FIRST_PAUSE, true);
+                telemetry::bus_up(role, true);
                 let Err(error) = follow(subscription, &cache, role, silence).await else {
                     return;
                 };
+                telemetry::bus_up(role, false);
                 tracing::warn!(
                     error = &error as &dyn Error,
                     "the invalidation bus is lost and will be subscribed to again"
@@ -72,6 +85,7 @@ async fn follow(
         let Some(cache) = cache.upgrade() else {
             break;
         };
+        telemetry::bus_told(role, heard.is_none().then(|| until.elapsed()));
         match heard {
             Some(Invalidation::Everything) => cache.invalidate_all(),
             Some(Invalidation::Key { id, digests }) => cache.invalidate(id, &digests),
@@ -92,6 +106,7 @@ fn max_silence(cache: &Weak<KeyCache>) -> Option<Duration> {
 
 /// Once for each time that it is lost. The new value of `was_reached`.
 fn tell_unreached(error: &BusError, role: Role, silence: Duration) -> bool {
+    telemetry::bus_up(role, false);
     let error = error as &dyn Error;
     match role {
         Role::Beside => tracing::warn!(

@@ -179,7 +179,18 @@ impl KeyFormat {
         (checksum(summed) == sum).then_some(head)
     }
 
+    /// What keys of this format start with, as in `sk_live_`.
+    pub(super) fn heads(&self) -> impl Iterator<Item = &str> {
+        self.heads.iter().map(|head| head.text.as_str())
+    }
+
+    /// The length of a key that starts with `head`.
+    pub(super) const fn len_after(head: &str) -> usize {
+        head.len() + BODY_LEN
+    }
+
     /// The regular expression that finds this format's keys in any text, for leak scanners.
+    /// [`find_all`](Self::find_all) finds them by their checksum.
     pub fn pattern(&self) -> String {
         let (prefixes, environments) = (self.prefixes.join("|"), self.environments.join("|"));
         format!(r"\b(?:{prefixes})_(?:{environments})_[0-9A-Za-z]{{{BODY_LEN}}}\b")

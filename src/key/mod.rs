@@ -11,11 +11,13 @@
 //! security: anybody can compute it.
 
 mod digest;
+mod find;
 mod format;
 mod secret;
 
 pub(crate) use digest::Candidates;
 pub use digest::{InvalidDigest, InvalidPepper, KeyDigest, KeyHasher, Pepper};
+pub use find::FoundKey;
 pub use format::{KeyFormat, KeyText, Malformed, UnknownKind};
 pub use secret::ApiKey;
 

@@ -209,7 +209,7 @@ impl RateLimits {
         let written = limits.policy_field.get_or_init(|| {
             let items: Vec<_> = limits.list.iter().map(RateLimit::policy_item).collect();
             // Beside its reference count, and not in memory of its own.
-            Bytes::from_owner(SmallVec::<[u8; 40]>::from_slice(
+            Bytes::from_owner(SmallVec::<[u8; 64]>::from_slice(
                 items.join(", ").as_bytes(),
             ))
         });

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
+use tracing::Span;
 
 use super::DenialBody;
 use super::layer::Policy;
@@ -34,7 +35,7 @@ pin_project! {
         /// The store or the limiter is being asked.
         Pending { judgement: PendingJudgement, waiting: Option<Box<Waiting<S, B>>> },
         /// The request was let through.
-        Inner { #[pin] future: F, owed: Option<Owed> },
+        Inner { #[pin] future: F, owed: Option<Owed>, span: Span },
         /// The request was refused.
         Refused { response: Option<R> },
     }
@@ -55,9 +56,9 @@ where
     S: Service<Request<B>>,
 {
     #[inline]
-    pub(super) fn inner(future: S::Future, owed: Option<Owed>) -> Self {
+    pub(super) fn inner(future: S::Future, owed: Option<Owed>, span: Span) -> Self {
         Self {
-            state: State::Inner { future, owed },
+            state: State::Inner { future, owed, span },
         }
     }
 
@@ -101,10 +102,11 @@ where
                     } = *waiting.take().expect("a judgement is made once");
                     match judgement {
                         Ok(mut admission) => {
-                            admit(&mut admission, &mut request);
+                            let span = admit(&mut admission, &place, &mut request);
                             State::Inner {
-                                future: service.call(request),
+                                future: span.in_scope(|| service.call(request)),
                                 owed: Some(Owed { admission, place }),
+                                span,
                             }
                         }
                         Err(denial) => {
@@ -114,8 +116,8 @@ where
                         }
                     }
                 }
-                StateProjection::Inner { future, owed } => {
-                    let mut outcome = ready!(future.poll(cx));
+                StateProjection::Inner { future, owed, span } => {
+                    let mut outcome = ready!(span.in_scope(|| future.poll(cx)));
                     if let (Ok(response), Some(owed)) = (&mut outcome, owed) {
                         owed.pay(response);
                     }

@@ -1,5 +1,3 @@
-use std::error::Error;
-
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -14,7 +12,7 @@ use crate::denial::{Denial, DenialKind};
 /// The challenge's realm, unless the layer says otherwise.
 pub(crate) const DEFAULT_REALM: &str = "api";
 
-/// Logs a denial and makes the answer to it. What a `nested` layer charged is told by the
+/// Tells of a denial and makes the answer to it. What a `nested` layer charged is told by the
 /// outermost one.
 pub(super) fn refuse<B, ResBody: From<DenialBody>>(
     policy: &Policy,
@@ -22,7 +20,7 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
     request: Request<B>,
     nested: bool,
 ) -> Response<ResBody> {
-    log(denial);
+    policy.verifier.tell_of(denial);
     let mut response = answer(denial, &policy.realm);
     if !nested {
         let (limits, none) = (denial.limits().standing(), std::iter::empty());
@@ -173,20 +171,4 @@ fn challenge(denial: &Denial, realm: &str) -> Option<HeaderValue> {
         "Bearer realm=\"{realm}\", error=\"{error}\"{scope}"
     ))
     .ok()
-}
-
-/// Tells the log the true reason, which the client does not learn.
-fn log(denial: &Denial) {
-    let (reason, key) = (denial.reason().as_str(), denial.key_id());
-    let key = key.as_ref().map(tracing::field::display);
-    if denial.kind() == DenialKind::Unavailable {
-        let error = denial.source();
-        tracing::error!(
-            reason,
-            error,
-            "a request was refused because its key cannot be verified"
-        );
-    } else {
-        tracing::info!(reason, key.id = key, "a request was refused");
-    }
 }

@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
 use http::{Method, Request, Response};
 use tower_service::Service;
+use tracing::Span;
 
 use super::DenialBody;
 use super::client::{client_address, is_secure};
@@ -14,6 +15,7 @@ use super::owed::{Owed, Place};
 use super::response::refuse;
 use crate::denial::{Denial, DenialReason};
 use crate::principal::KeyPrincipal;
+use crate::telemetry;
 use crate::verify::{Admission, Attempt, Judgement, Step};
 
 /// The service that [`ApiKeyLayer`](super::ApiKeyLayer) makes. Cloning costs a reference count
@@ -126,9 +128,9 @@ impl<S> ApiKeyService<S> {
     {
         match judgement {
             Judgement::Made(Ok(mut admission)) => {
-                admit(&mut admission, &mut request);
-                let future = self.inner.call(request);
-                ResponseFuture::inner(future, Some(Owed { admission, place }))
+                let span = admit(&mut admission, &place, &mut request);
+                let future = span.in_scope(|| self.inner.call(request));
+                ResponseFuture::inner(future, Some(Owed { admission, place }), span)
             }
             Judgement::Made(Err(denial)) => {
                 let nested = matches!(place, Place::Nested);
@@ -163,7 +165,7 @@ impl<S> ApiKeyService<S> {
             extensions.remove::<KeyPrincipal>();
             extensions.insert(Anonymous);
         }
-        ResponseFuture::inner(self.inner.call(request), None)
+        ResponseFuture::inner(self.inner.call(request), None, Span::none())
     }
 
     fn refuse<B, ResBody>(&self, denial: &Denial, request: Request<B>) -> ResponseFuture<S, B>
@@ -194,12 +196,17 @@ impl Policy {
     }
 }
 
-/// Lets a verified request through: this is what the handler sees.
+/// Lets a verified request through: this is what the handler sees, and where it runs.
 #[inline]
-pub(super) fn admit<B>(admission: &mut Admission, request: &mut Request<B>) {
+pub(super) fn admit<B>(admission: &mut Admission, place: &Place, request: &mut Request<B>) -> Span {
     admission.principal.answered = true;
     let principal = admission.principal.clone();
+    let span = match place {
+        Place::Nested => Span::none(),
+        Place::Outermost { .. } => telemetry::span(&principal.key),
+    };
     request.extensions_mut().insert(principal);
+    span
 }
 
 fn is_preflight<B>(request: &Request<B>) -> bool {

@@ -14,6 +14,7 @@ use crate::limit::RedisLimiter;
 use crate::limit::{Limiter, LocalLimiter, RateLimit};
 use crate::principal::Realm;
 use crate::store::{KeyRepository, KeyStore};
+use crate::telemetry::LogBudgets;
 use crate::usage::{FLUSH_INTERVAL, UsageRecorder};
 use crate::verify::{Parts, Verifier};
 
@@ -229,6 +230,7 @@ impl Settings {
             usage,
             accounts,
             realm: Realm::new(),
+            log_budgets: LogBudgets::default(),
         };
         Verifier {
             parts: Arc::new(parts),

@@ -12,6 +12,7 @@
 
 mod builder;
 mod error;
+mod import;
 mod input;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use jiff::Timestamp;
 
 pub use builder::Builder;
 pub use error::{KeyError, KeyErrorKind};
+pub use import::KeyImport;
 pub use input::{KeyUpdate, NewKey};
 #[cfg(all(feature = "admin", feature = "openapi"))]
 pub(crate) use input::{
@@ -37,6 +39,7 @@ use crate::record::{
     Credential, CreditBalance, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket,
 };
 use crate::store::{KeyChange, KeyFilter, KeyPage, KeyRepository, StoreError};
+use crate::telemetry;
 use crate::verify::Verifier;
 
 /// The keys of a service: makes, shows, changes and ends them. Cloning costs a reference count.
@@ -469,11 +472,14 @@ impl ApiKeys {
 
     /// Makes this instance forget what it knows of a key, and then the others.
     async fn forget_everywhere(&self, id: KeyId, digests: Vec<DigestTag>) {
-        let parts = &self.verifier.parts;
-        parts.cache.invalidate(id, &digests);
-        let invalidation = Invalidation::Key { id, digests };
-        let publishers = parts.publishers.iter();
-        join_all(publishers.map(|publisher| publisher.publish(&invalidation))).await;
+        self.verifier.parts.cache.invalidate(id, &digests);
+        self.publish(&Invalidation::Key { id, digests }).await;
+    }
+
+    /// Tells the other instances, on every bus.
+    async fn publish(&self, invalidation: &Invalidation) {
+        let publishers = self.verifier.parts.publishers.iter();
+        join_all(publishers.map(|publisher| publisher.publish(invalidation))).await;
     }
 
     fn event(&self, key: KeyId, action: EventAction, at: Timestamp) -> KeyEvent {
@@ -539,7 +545,11 @@ async fn flush(
 ) -> Result<(), StoreError> {
     let parts = &verifier.parts;
     let used = match &parts.usage {
-        Some(usage) => usage.flush(repository).await,
+        Some(usage) => {
+            let flushed = usage.flush(repository).await;
+            telemetry::flushed(flushed.is_ok());
+            flushed
+        }
         None => Ok(()),
     };
     let given_back = match &parts.accounts {

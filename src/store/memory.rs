@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
-use super::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
+use super::{
+    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
+};
 use crate::key::KeyDigest;
 use crate::record::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
@@ -40,6 +42,27 @@ struct State {
     usage: BTreeMap<(KeyId, Timestamp), UsageBucket>,
     events: HashMap<KeyId, Vec<KeyEvent>>,
     credits: HashMap<KeyId, CreditBalance>,
+}
+
+impl State {
+    /// Writes a new key, and tells whether it did: not when its id or digest exists already.
+    fn insert(&mut self, record: &KeyRecord, credential: &Credential, event: &KeyEvent) -> bool {
+        if self.keys.contains_key(&record.id) || self.owners.contains_key(&credential.digest) {
+            return false;
+        }
+        self.owners.insert(credential.digest, record.id);
+        if let Some(plan) = &record.credits {
+            let balance = CreditBalance::set(plan, event.at);
+            self.credits.insert(record.id, balance);
+        }
+        let key = Key {
+            record: record.clone(),
+            credentials: vec![credential.clone()],
+        };
+        self.keys.insert(record.id, key);
+        self.events.insert(record.id, vec![event.clone()]);
+        true
+    }
 }
 
 impl fmt::Debug for MemoryStore {
@@ -76,29 +99,19 @@ impl KeyRepository for MemoryStore {
         credential: &Credential,
         event: &KeyEvent,
     ) -> Result<(), StoreError> {
+        if self.state().insert(record, credential, event) {
+            Ok(())
+        } else {
+            Err(StoreError::duplicate(record.id))
+        }
+    }
+
+    async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
         let state = &mut *self.state();
-        if state.keys.contains_key(&record.id) || state.owners.contains_key(&credential.digest) {
-            return Err(StoreError::duplicate(record.id));
-        }
-        state.owners.insert(credential.digest, record.id);
-        if let Some(plan) = &record.credits {
-            let balance = CreditBalance::set(plan, event.at);
-            state.credits.insert(record.id, balance);
-        }
-        let credentials = vec![credential.clone()];
-        state.keys.insert(
-            record.id,
-            Key {
-                record: record.clone(),
-                credentials,
-            },
-        );
-        state
-            .events
-            .entry(record.id)
-            .or_default()
-            .push(event.clone());
-        Ok(())
+        let written = batch
+            .iter()
+            .map(|new| state.insert(&new.record, &new.credential, &new.event));
+        Ok(written.collect())
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {

@@ -81,7 +81,7 @@ pub struct StoredKey {
 /// # Contract
 ///
 /// 1. Each method is atomic: it happens wholly or, on an error, not at all, and the next call on
-///    any handle of the store sees it.
+///    any handle of the store sees it. Of [`insert_all`](Self::insert_all) each key is.
 /// 2. [`insert`](Self::insert) and [`apply`](Self::apply) write their event in the same
 ///    transaction.
 /// 3. A digest or id that exists already is a [`StoreErrorKind::Duplicate`] error, also when the
@@ -89,11 +89,15 @@ pub struct StoredKey {
 /// 4. [`apply`](Self::apply) changes nothing unless the stored version is the expected one. Of
 ///    any number of concurrent changes computed from one version exactly one is applied.
 /// 5. Times are kept to the microsecond.
-/// 6. [`insert`](Self::insert), and a change to the version that its own
+/// 6. [`insert_all`](Self::insert_all) does with each key of the batch, in their order, what
+///    [`insert`](Self::insert) does, but passes over those that are duplicates, of stored keys or
+///    of earlier ones in the batch: they leave no trace and are told apart from those that were
+///    written. After an error the same batch can be given again.
+/// 7. [`insert`](Self::insert), [`insert_all`](Self::insert_all), and a change to the version that its own
 ///    [`CreditPlan`](crate::CreditPlan) names, [set](CreditBalance::set) the balance of the key, at
 ///    the time of the event. A change to any other version leaves the balance as it is, unless
 ///    there is no plan any more: then it goes.
-/// 7. Of any number of concurrent calls of [`take_credits`](Self::take_credits) each takes what no
+/// 8. Of any number of concurrent calls of [`take_credits`](Self::take_credits) each takes what no
 ///    other one takes, and nothing that is not there. What is [given
 ///    back](Self::give_back_credits) goes to the balance it was taken from, or to none.
 #[async_trait]
@@ -105,6 +109,24 @@ pub trait KeyRepository: KeyStore {
         credential: &Credential,
         event: &KeyEvent,
     ) -> Result<(), StoreError>;
+
+    /// Writes many new keys, and tells for each of them, in their order, whether it was written.
+    /// False: its id or digest exists already.
+    ///
+    /// The default inserts them one by one. A database does better with the whole batch in one
+    /// transaction; callers keep batches to a few thousand keys.
+    async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
+        let mut written = Vec::with_capacity(batch.len());
+        for new in batch {
+            let inserted = self.insert(&new.record, &new.credential, &new.event);
+            match inserted.await {
+                Ok(()) => written.push(true),
+                Err(error) if error.kind() == StoreErrorKind::Duplicate => written.push(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(written)
+    }
 
     /// The key with this id and all its credentials, oldest first.
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError>;
@@ -150,6 +172,17 @@ pub trait KeyRepository: KeyStore {
     /// The balances of those of `ids` that have a budget, as they are stored: a refill that is due
     /// may not have been made.
     async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError>;
+}
+
+/// A new key as [`KeyRepository::insert_all`] takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyInsertion {
+    /// The key.
+    pub record: KeyRecord,
+    /// Its first credential.
+    pub credential: Credential,
+    /// What to write into the audit trail.
+    pub event: KeyEvent,
 }
 
 /// One atomic change of a key.
@@ -235,6 +268,10 @@ impl<S: KeyRepository + ?Sized> KeyRepository for Arc<S> {
         event: &KeyEvent,
     ) -> Result<(), StoreError> {
         (**self).insert(record, credential, event).await
+    }
+
+    async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
+        (**self).insert_all(batch).await
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {

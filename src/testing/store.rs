@@ -10,7 +10,9 @@ use crate::record::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
     UsageBucket, UsageDelta,
 };
-use crate::store::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
+use crate::store::{
+    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
+};
 
 /// Any store, made to count, to wait and to fail on command. Clones obey together.
 ///
@@ -65,7 +67,7 @@ impl<S> ScriptedStore<S> {
         *self.script.lookups.borrow()
     }
 
-    /// How many writes were done.
+    /// How many writes were done; a batch is one.
     pub fn writes(&self) -> usize {
         *self.script.writes.borrow()
     }
@@ -162,6 +164,10 @@ impl<S: KeyRepository> KeyRepository for ScriptedStore<S> {
     ) -> Result<(), StoreError> {
         self.write(self.inner.insert(record, credential, event))
             .await
+    }
+
+    async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
+        self.write(self.inner.insert_all(batch)).await
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {

@@ -39,6 +39,7 @@ use crate::limit::Limiter;
 use crate::principal::Realm;
 use crate::record::{KeyId, KeyStatus};
 use crate::requirements::Requirements;
+use crate::telemetry::{self, LogBudgets, Path};
 use crate::usage::UsageRecorder;
 
 /// Decides whether a key is good for a request. Knows no HTTP: a gRPC service, a WebSocket hub or
@@ -61,6 +62,7 @@ pub(crate) struct Parts {
     pub(crate) usage: Option<UsageRecorder>,
     pub(crate) accounts: Option<Arc<Accounts>>,
     pub(crate) realm: Realm,
+    pub(crate) log_budgets: LogBudgets,
 }
 
 /// How far verification came without waiting.
@@ -105,7 +107,15 @@ impl Verifier {
             Step::Lookup(lookup) => self.look_up(lookup, address, needs).await,
             Step::Refused(denial) => Err(denial),
         };
-        outcome.map(Verified::from)
+        outcome
+            .map(Verified::from)
+            .inspect_err(|denial| self.tell_of(denial))
+    }
+
+    /// Tells logs and metrics of a request that was refused.
+    pub(crate) fn tell_of(&self, denial: &Denial) {
+        let parts = &*self.parts;
+        telemetry::denied(denial, &parts.log_budgets, parts.clock.now());
     }
 
     /// As far as it goes without waiting, and without moving more than a key in the cache takes.
@@ -118,7 +128,10 @@ impl Verifier {
         }
         let fingerprint = parts.cache.fingerprint(attempt.text);
         match parts.cache.recall(&fingerprint, now) {
-            Some(key) => Step::Found(key, now),
+            Some(key) => {
+                telemetry::cache_hit();
+                Step::Found(key, now)
+            }
             None => parts.seek(fingerprint, attempt, now),
         }
     }
@@ -132,7 +145,12 @@ impl Verifier {
         needs: &Requirements,
         now: Moment,
     ) -> Judgement {
-        self.parts.judge(key, address, needs, now)
+        let judgement = self.parts.judge(key, address, needs, now);
+        // To read the clock again costs as much as much else on this way.
+        if (now.monotonic_nanos() >> 8).is_multiple_of(64) {
+            self.parts.measure(Path::Cache, now);
+        }
+        judgement
     }
 
     /// The rest of the way, for a key that the cache does not know.
@@ -143,10 +161,12 @@ impl Verifier {
         needs: &Requirements,
     ) -> Result<Admission, Denial> {
         let parts = &self.parts;
+        let began = parts.clock.now();
         for sought in lookup.all() {
             let loaded = parts.cache.load(&sought).await;
             // Time has passed while the store was asked, and the key may have ended in it.
             let now = parts.clock.now();
+            parts.measure(Path::Store, began);
             let key = loaded.or_else(|outage| {
                 let mut before = lookup
                     .all()
@@ -216,6 +236,19 @@ impl Verifier {
 }
 
 impl Parts {
+    /// Tells how long a verification took that `began` then.
+    #[inline]
+    fn measure(&self, path: Path, began: Moment) {
+        if cfg!(feature = "metrics") {
+            let took = self
+                .clock
+                .now()
+                .monotonic()
+                .saturating_sub(began.monotonic());
+            telemetry::verified_in(took, path);
+        }
+    }
+
     /// As [`Verifier::begin`], for a text that is not one of the hottest keys.
     #[inline(never)]
     fn seek(&self, fingerprint: Fingerprint, attempt: Attempt<'_>, now: Moment) -> Step {
@@ -229,7 +262,9 @@ impl Parts {
         };
         let mut absent = false;
         for sought in lookup.all() {
-            match self.cache.get(&sought, now) {
+            let cached = self.cache.get(&sought, now);
+            telemetry::cache_looked_up(&cached);
+            match cached {
                 // Whatever is known of the others: a text is one key.
                 Cached::Hit(key) => return Step::Found(key, now),
                 Cached::Absent => absent = true,

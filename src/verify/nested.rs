@@ -23,7 +23,7 @@ impl Verifier {
         let now = parts.clock.now();
         let key = &principal.key;
         let mut bill = principal.bill.on_top(key, needs, now);
-        let denied = |denial: Denial| Judgement::Made(Err(denial.of_key(key.record.id)));
+        let denied = |denial: Denial| Judgement::Made(Err(denial.of_key(key)));
         if let Err(reason) = parts.check_kind(key, needs) {
             return denied(parts.fail(reason, None, now));
         }
@@ -98,7 +98,7 @@ impl Parts {
             Refused::Outage(outage) => outage.into(),
         };
         let denial = denial.with_limits(bill.foresee(key, &self.limiter, false));
-        denial.of_key(key.record.id)
+        denial.of_key(key)
     }
 
     /// The last step: the limits decide.
@@ -130,6 +130,6 @@ impl Parts {
             }
         };
         bill.give_back_credits(key);
-        Err(denial.of_key(key.record.id))
+        Err(denial.of_key(key))
     }
 }

@@ -18,6 +18,7 @@ use crate::limit::{Acquire, Decision, LimiterOutage};
 use crate::principal::KeyPrincipal;
 use crate::record::KeyStatus;
 use crate::requirements::Requirements;
+use crate::telemetry::{self, Path};
 use crate::usage::Outcome;
 
 impl Parts {
@@ -85,6 +86,7 @@ impl Parts {
                 let (parts, held) = (Arc::clone(self), Held::new(key, bill));
                 Judgement::Pending(Box::pin(async move {
                     let decision = decision.await;
+                    parts.measure(Path::Limiter, now);
                     let (key, bill) = held.release();
                     parts.settle_late(key, bill, decision, address)
                 }))
@@ -100,8 +102,10 @@ impl Parts {
         reserved: BoxFuture<'static, Result<Reserved, Refused>>,
         address: Option<IpAddr>,
     ) -> Result<Admission, Denial> {
+        let began = bill.time();
         let reserved = reserved.await;
         let now = self.clock.now();
+        self.measure(Path::Store, began);
         bill.postpone(now);
         if let Ok(reserved) = reserved {
             bill.accept_credits(reserved);
@@ -120,7 +124,7 @@ impl Parts {
     #[cold]
     fn without_credits(
         &self,
-        key: &CachedKey,
+        key: &Arc<CachedKey>,
         bill: &Bill,
         refused: Refused,
         now: Moment,
@@ -145,6 +149,7 @@ impl Parts {
         let denial = match decision {
             Ok(decision) if decision.is_admitted() => {
                 self.count(&key, Outcome::Allowed, now);
+                telemetry::allowed();
                 let principal = KeyPrincipal::new(key, self.realm, bill);
                 return Ok(Admission {
                     principal,
@@ -243,20 +248,20 @@ impl Parts {
     #[cold]
     fn not_valid(
         &self,
-        key: &CachedKey,
+        key: &Arc<CachedKey>,
         reason: DenialReason,
         address: Option<IpAddr>,
         now: Moment,
     ) -> Denial {
         self.count(key, Outcome::NotValid, now);
-        self.fail(reason, address, now).of_key(key.record.id)
+        self.fail(reason, address, now).of_key(key)
     }
 
     /// The answer to a good key that may not do this.
     #[cold]
-    fn refused(&self, key: &CachedKey, denial: Denial, now: Moment) -> Denial {
+    fn refused(&self, key: &Arc<CachedKey>, denial: Denial, now: Moment) -> Denial {
         self.count(key, Outcome::Refused, now);
-        denial.of_key(key.record.id)
+        denial.of_key(key)
     }
 
     #[inline]

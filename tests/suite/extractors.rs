@@ -1,8 +1,5 @@
 //! What a handler gets, what its tests need, and what the log is told.
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use axum::Router;
 use axum::routing::get as on_get;
 use serde::Serialize;
@@ -10,8 +7,8 @@ use tower_api_key::testing::{PrincipalLayer, TestPrincipal};
 use tower_api_key::{
     ApiKeyLayer, ClientAddress, Denial, KeyDigest, KeyFormat, KeyPrincipal, NewKey,
 };
-use tracing_subscriber::fmt::MakeWriter;
 
+use crate::log::Log;
 use crate::support::{Bench, SECOND, bearing, get, limit, send};
 
 async fn name(principal: KeyPrincipal) -> String {
@@ -316,6 +313,8 @@ async fn the_log_has_the_true_reason_of_each_refusal_and_no_secret() {
     let mut request = bearing(unknown.expose());
     let address = ClientAddress("192.0.2.1".parse().unwrap());
     request.extensions_mut().insert(address);
+    // What the log is told of bad keys in one second is used up.
+    bench.clock.advance(SECOND);
     log.begin();
     assert_eq!(send(&app, request).await.status, 429);
     assert!(log.since().contains("reason=\"failures\""));
@@ -346,65 +345,5 @@ fn tells_nothing_of(secret: &str, log: &Log) {
         &bytes.join(", "),
     ] {
         assert!(!all.contains(shown), "a digest is in the log");
-    }
-}
-
-/// Everything that is logged by one test, at every level.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Logged>>);
-
-#[derive(Default)]
-struct Logged {
-    text: String,
-    begun: usize,
-}
-
-impl Log {
-    fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(log.clone())
-            .finish();
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn take(&self) -> String {
-        std::mem::take(&mut *self.0.lock().unwrap()).text
-    }
-
-    fn begin(&self) {
-        let mut logged = self.0.lock().unwrap();
-        logged.begun = logged.text.len();
-    }
-
-    fn all(&self) -> String {
-        self.0.lock().unwrap().text.clone()
-    }
-
-    fn since(&self) -> String {
-        let logged = self.0.lock().unwrap();
-        logged.text[logged.begun..].to_owned()
-    }
-}
-
-impl io::Write for &Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let text = std::str::from_utf8(bytes).map_err(io::Error::other)?;
-        self.0.lock().unwrap().text.push_str(text);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = &'a Log;
-
-    fn make_writer(&'a self) -> &'a Log {
-        self
     }
 }

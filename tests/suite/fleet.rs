@@ -46,7 +46,7 @@ impl Fleet {
         Self { servers, admin }
     }
 
-    fn issue(&self, limits: Value) -> Issued {
+    fn issue(&self, limits: &Value) -> Issued {
         let new = json!({"name": "fleet", "scopes": ["orders:read"], "limits": limits});
         let (status, issued) = self.admin("POST", "/admin/keys", Some(new));
         assert_eq!(status, 201, "{issued}");
@@ -148,7 +148,7 @@ fn database(name: &str) -> Database {
 fn servers_share_what_a_key_may_use_and_its_end() {
     let database = database("tower_api_key_of_a_fleet");
     let fleet = Fleet::start(3, database.url(), Some(&shared_url()));
-    let key = fleet.issue(limits(60));
+    let key = fleet.issue(&limits(60));
     let mut admitted = 0;
     for turn in 0..90 {
         match fleet.servers[turn % 3].status(&key.secret) {
@@ -174,7 +174,7 @@ fn trouble_with_redis_is_no_clients_trouble() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("keys.db");
         let fleet = Fleet::start(2, file.to_str().unwrap(), Some(&redis.url()));
-        let key = fleet.issue(limits(QUOTA));
+        let key = fleet.issue(&limits(QUOTA));
         let told = fleet.load(&key, |admitted| {
             let reaches = |percent| {
                 eventually("so much is admitted", || {
@@ -219,7 +219,7 @@ fn trouble_with_redis_is_no_clients_trouble() {
 fn postgres_that_is_restarted_under_load_is_not_noticed_by_who_uses_a_known_key() {
     let mut postgres = Postgres::start();
     let mut fleet = Fleet::start(2, &postgres.url, None);
-    let key = fleet.issue(json!([]));
+    let key = fleet.issue(&json!([]));
     fleet.know(&key);
     let told = fleet.load(&key, |_| {
         postgres.restart();
@@ -245,7 +245,7 @@ fn a_key_that_is_revoked_while_connections_are_cut_is_refused() {
     let fleet = Fleet::start(2, database.url(), None);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for _ in 0..5 {
-        let key = fleet.issue(json!([]));
+        let key = fleet.issue(&json!([]));
         assert!(
             fleet
                 .servers
@@ -274,7 +274,7 @@ fn a_server_that_is_killed_loses_what_was_not_written_and_no_more() {
     let file = directory.path().join("keys.db");
     let file = file.to_str().unwrap();
     let mut fleet = Fleet::start(1, file, None);
-    let key = fleet.issue(json!([]));
+    let key = fleet.issue(&json!([]));
     let used = || assert_eq!(fleet.servers[0].status(&key.secret), 200);
     (0..40).for_each(|_| used());
     // Written by itself, every ten seconds.

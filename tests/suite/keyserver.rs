@@ -52,6 +52,9 @@ fn lives_through_a_restart(database: &Path) {
     assert_eq!(get("/v1/catalog", Some(&key)).0, 403);
     assert_eq!(get("/v1/orders", None).0, 401);
     assert_eq!(get("/admin/keys", None).0, 401);
+    let (status, page) = get("/admin", None);
+    assert_eq!(status, 200);
+    assert!(page.as_str().unwrap().starts_with("<!doctype html>"));
     first.stop("TERM");
 
     let second = Server::start(database);

@@ -1,8 +1,10 @@
 //! The crate's behaviour, through its public interface.
 
 mod admin;
+mod admin_page;
 mod allocations;
 mod cache;
+mod cli;
 mod clients;
 mod contract;
 mod core_support;
@@ -10,10 +12,12 @@ mod credits;
 mod extractors;
 mod fleet;
 mod hot_keys;
+mod importing;
 mod invalidation;
 mod keyserver;
 mod layers;
 mod limit_headers;
+mod log;
 mod openapi;
 mod postgres;
 mod redis_bus;
@@ -26,5 +30,6 @@ mod sources;
 mod sqlite;
 mod stores;
 mod support;
+mod telemetry;
 mod usage;
 mod verification;

@@ -9,8 +9,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tower_api_key::testing::conformance;
 use tower_api_key::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyChange, KeyDigest, KeyEvent,
-    KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, MemoryStore, SqliteStore,
-    StoreError, StoredKey, UsageBucket, UsageDelta,
+    KeyFilter, KeyId, KeyInsertion, KeyPage, KeyRecord, KeyRepository, KeyStore, MemoryStore,
+    SqliteStore, StoreError, StoredKey, UsageBucket, UsageDelta,
 };
 
 use crate::postgres::Database;
@@ -83,14 +83,17 @@ async fn the_suite_finds_what_is_broken() {
         (Fault::FindsAnything, "KeyStore contract 3"),
         (Fault::ForgetsTheLatest, "KeyStore::find_latest"),
         (Fault::InsertsOverDuplicates, "KeyRepository contract 3"),
+        (Fault::InsertsHalfOfABatch, "KeyRepository contract 6"),
+        (Fault::StopsABatchAtADuplicate, "KeyRepository contract 6"),
+        (Fault::TellsThatAllIsNew, "KeyRepository contract 6"),
         (Fault::IgnoresTheVersion, "KeyRepository contract 4"),
         (Fault::ForgetsTheFirstEvent, "KeyRepository contract 2"),
         (Fault::CutsTimesToSeconds, "KeyRepository contract 5"),
         (Fault::EndsTheNewCredential, "KeyChange::end_credentials_at"),
         (Fault::NeverEndsAListing, "KeyRepository::list"),
-        (Fault::GivesBackAnywhere, "KeyRepository contract 7"),
-        (Fault::GrantsTwice, "KeyRepository contract 7"),
-        (Fault::ResetsTheBalance, "KeyRepository contract 6"),
+        (Fault::GivesBackAnywhere, "KeyRepository contract 8"),
+        (Fault::GrantsTwice, "KeyRepository contract 8"),
+        (Fault::ResetsTheBalance, "KeyRepository contract 7"),
     ] {
         let broken = async || Broken {
             fault,
@@ -119,9 +122,12 @@ enum Fault {
     GrantsTwice,
     HidesRevoked,
     IgnoresTheVersion,
+    InsertsHalfOfABatch,
     InsertsOverDuplicates,
     NeverEndsAListing,
     ResetsTheBalance,
+    StopsABatchAtADuplicate,
+    TellsThatAllIsNew,
 }
 
 /// A store that does everything right but one thing.
@@ -175,6 +181,24 @@ impl KeyRepository for Broken {
             Fault::InsertsOverDuplicates => Ok(()),
             _ => outcome,
         }
+    }
+
+    async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
+        let mut batch = batch.to_vec();
+        let wanted = batch.len();
+        if self.fault == Fault::InsertsHalfOfABatch {
+            batch.truncate(wanted / 2);
+        }
+        let mut written = self.store.insert_all(&batch).await?;
+        match self.fault {
+            Fault::InsertsHalfOfABatch => written.resize(wanted, true),
+            Fault::TellsThatAllIsNew => written.fill(true),
+            Fault::StopsABatchAtADuplicate if written.contains(&false) => {
+                return Err(StoreError::duplicate(batch[0].record.id));
+            }
+            _ => {}
+        }
+        Ok(written)
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {

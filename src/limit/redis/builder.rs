@@ -138,7 +138,7 @@ impl RedisLimiterBuilder {
             on_outage: self.on_outage,
             table: Table::new(&self.key_prefix, self.capacity),
             key_prefix: self.key_prefix,
-            gate: Arc::new(Gate::new(Gate::IN_FLIGHT)),
+            gate: Arc::new(Gate::new(Gate::IN_FLIGHT, "keys")),
             clock: std::sync::Mutex::default(),
             link: Arc::new(link),
         })))

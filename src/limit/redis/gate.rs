@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Moment;
+use crate::telemetry;
 
 /// Lets calls through to Redis as long as they come back: a circuit breaker, and a cap on the calls
 /// in flight.
@@ -15,6 +16,8 @@ pub(super) struct Gate {
     state: Mutex<State>,
     in_flight: AtomicUsize,
     most_in_flight: usize,
+    /// Which limits it is about, for metrics.
+    limits: &'static str,
     calls: AtomicU64,
 }
 
@@ -33,9 +36,11 @@ impl Gate {
     /// The most calls of a limiter that wait for an answer at one time.
     pub(super) const IN_FLIGHT: usize = 1_024;
 
-    pub(super) fn new(most_in_flight: usize) -> Self {
+    pub(super) fn new(most_in_flight: usize, limits: &'static str) -> Self {
+        telemetry::limiter_up(limits, true);
         Self {
             most_in_flight,
+            limits,
             state: Mutex::new(State::Closed { failures: 0 }),
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
@@ -88,10 +93,12 @@ impl Pass {
     }
 
     pub(super) fn succeeded(mut self) {
+        telemetry::limiter_called(self.gate.limits, true);
         let mut state = self.gate.lock();
         match *state {
             State::Probing if self.probe => {
                 tracing::info!("Redis answers again, limits are shared again");
+                telemetry::limiter_up(self.gate.limits, true);
                 *state = State::Closed { failures: 0 };
             }
             State::Closed { .. } => *state = State::Closed { failures: 0 },
@@ -103,6 +110,7 @@ impl Pass {
     }
 
     pub(super) fn failed(mut self, why: &dyn fmt::Display, now: Moment) {
+        telemetry::limiter_called(self.gate.limits, false);
         let open = State::Open {
             until: now.monotonic() + Gate::PROBE_AFTER,
         };
@@ -110,6 +118,7 @@ impl Pass {
         match *state {
             State::Probing if self.probe => *state = open,
             State::Closed { failures } if failures + 1 >= Gate::FAILURES => {
+                telemetry::limiter_up(self.gate.limits, false);
                 tracing::warn!(error = %why, "Redis fails, requests follow the outage policy");
                 *state = open;
             }
@@ -148,7 +157,7 @@ mod tests {
     }
 
     fn opened() -> Arc<Gate> {
-        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT));
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys"));
         for _ in 0..Gate::FAILURES {
             gate.enter(at(0)).unwrap().failed(&"down", at(0));
         }
@@ -157,7 +166,7 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_open_it() {
-        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT));
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys"));
         for _ in 0..10 {
             for _ in 1..Gate::FAILURES {
                 gate.enter(at(0)).unwrap().failed(&"down", at(0));
@@ -189,7 +198,7 @@ mod tests {
 
     #[test]
     fn calls_in_flight_are_capped() {
-        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT));
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys"));
         let mut passes: Vec<_> = (0..Gate::IN_FLIGHT)
             .map(|_| gate.enter(at(0)).unwrap())
             .collect();
@@ -200,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_left_before_it_opened_tells_nothing() {
-        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT));
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys"));
         let late = gate.enter(at(0)).unwrap();
         for _ in 0..Gate::FAILURES {
             gate.enter(at(0)).unwrap().failed(&"down", at(0));

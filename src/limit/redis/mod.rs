@@ -232,7 +232,7 @@ impl RedisLimiter {
             on_outage: OutagePolicy::Allow,
             key_prefix: inner.key_prefix.clone(),
             table: Table::new(&inner.key_prefix, capacity),
-            gate: Arc::new(Gate::new(Gate::IN_FLIGHT / 16)),
+            gate: Arc::new(Gate::new(Gate::IN_FLIGHT / 16, "addresses")),
             clock: Mutex::default(),
             link: Arc::clone(&inner.link),
         }))

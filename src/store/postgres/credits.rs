@@ -7,8 +7,10 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use super::lease::Lease;
 use super::schema::Schema;
 use super::timestamptz::Timestamptz;
-use super::write::{begin, commit};
-use crate::record::{CreditBalance, CreditGrant, CreditPeriod, CreditReturn, KeyId, KeyRecord};
+use super::write::{begin, column, commit};
+use crate::record::{
+    CreditBalance, CreditGrant, CreditPeriod, CreditPlan, CreditReturn, KeyId, KeyRecord,
+};
 use crate::store::StoreError;
 use crate::store::sql::columns::{UnreadableColumn, id_text, parsed, plain, saturating};
 use crate::store::sql::credits::refill;
@@ -16,39 +18,53 @@ use crate::store::sql::credits::refill;
 const SET: &str = "
 INSERT INTO {schema}.credits (
     key_row, since_version, granted, remaining, begun_at, refill_amount, refill_every
-) VALUES ($1, $2, $3, $4, $5, $6, $7)
+)
+SELECT * FROM unnest(
+    $1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], $6::bigint[],
+    $7::text[]
+)
 ON CONFLICT (key_row) DO UPDATE
 SET since_version = excluded.since_version, granted = excluded.granted,
     remaining = excluded.remaining, begun_at = excluded.begun_at,
     refill_amount = excluded.refill_amount, refill_every = excluded.refill_every";
 
-/// Sets the balance of a key that is new at `time`.
+/// Sets the balances of keys, each by its plan at a time.
 pub(super) async fn set(
     connection: &mut PgConnection,
     schema: &Schema,
-    key_row: i64,
-    record: &KeyRecord,
-    time: Timestamp,
+    plans: &[(i64, CreditPlan, Timestamp)],
 ) -> Result<(), StoreError> {
-    let Some(plan) = &record.credits else {
+    if plans.is_empty() {
         return Ok(());
-    };
-    let balance = CreditBalance::set(plan, time);
+    }
+    let balance = |(_, plan, time): &(_, CreditPlan, _)| CreditBalance::set(plan, *time);
     sqlx::query(AssertSqlSafe(schema.sql(SET)))
-        .bind(key_row)
-        .bind(saturating(plan.since_version))
-        .bind(saturating(plan.granted))
-        .bind(saturating(balance.remaining))
-        .bind(Timestamptz::from(balance.period.begun_at))
-        .bind(plan.refill.map(|refill| saturating(refill.amount)))
-        .bind(plan.refill.map(|refill| refill.every.as_str()))
+        .bind(column(plans.iter(), |(key_row, ..)| *key_row))
+        .bind(column(plans.iter(), |(_, plan, _)| {
+            saturating(plan.since_version)
+        }))
+        .bind(column(plans.iter(), |(_, plan, _)| {
+            saturating(plan.granted)
+        }))
+        .bind(column(plans.iter(), |new| {
+            saturating(balance(new).remaining)
+        }))
+        .bind(column(plans.iter(), |new| {
+            Timestamptz::from(balance(new).period.begun_at)
+        }))
+        .bind(column(plans.iter(), |(_, plan, _)| {
+            plan.refill.map(|refill| saturating(refill.amount))
+        }))
+        .bind(column(plans.iter(), |(_, plan, _)| {
+            plan.refill.map(|refill| refill.every.as_str())
+        }))
         .execute(connection)
         .await
         .map_err(StoreError::unavailable)?;
     Ok(())
 }
 
-/// The same for a key that was changed at `time`, if the change is about its budget.
+/// The same for one that was changed at `time`, if the change is about its budget.
 pub(super) async fn change(
     connection: &mut PgConnection,
     schema: &Schema,
@@ -58,7 +74,7 @@ pub(super) async fn change(
 ) -> Result<(), StoreError> {
     match &record.credits {
         Some(plan) if plan.since_version == record.version => {
-            set(connection, schema, key_row, record, time).await
+            set(connection, schema, &[(key_row, *plan, time)]).await
         }
         Some(_) => Ok(()),
         None => {

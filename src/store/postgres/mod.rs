@@ -1,6 +1,7 @@
 //! Keys in PostgreSQL: a pool for the primary, another for a replica, one transaction for each
 //! change.
 
+mod batch;
 mod credits;
 mod lease;
 mod migrations;
@@ -25,7 +26,9 @@ pub use open::PostgresBuilder;
 use self::notifications::Notifications;
 use self::replica::Replica;
 use self::schema::Schema;
-use super::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
+use super::{
+    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
+};
 use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{
@@ -168,6 +171,10 @@ impl KeyRepository for PostgresStore {
         event: &KeyEvent,
     ) -> Result<(), StoreError> {
         write::insert(&self.primary, &self.schema, record, credential, event).await
+    }
+
+    async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
+        batch::insert(&self.primary, &self.schema, batch).await
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {

@@ -51,7 +51,9 @@ pub(super) async fn insert(
         .await
         .map_err(|error| failed(error, record.id))?;
     insert_credential(&mut transaction, schema, key_row, credential, record.id).await?;
-    credits::set(&mut transaction, schema, key_row, record, event.at).await?;
+    if let Some(plan) = record.credits {
+        credits::set(&mut transaction, schema, &[(key_row, plan, event.at)]).await?;
+    }
     insert_event(&mut transaction, schema, key_row, event).await?;
     commit(transaction).await?;
     lease.finish();
@@ -252,7 +254,10 @@ pub(super) async fn record_usage(
     Ok(())
 }
 
-fn column<Delta, T>(deltas: impl Iterator<Item = Delta>, of: impl FnMut(Delta) -> T) -> Vec<T> {
+pub(super) fn column<Delta, T>(
+    deltas: impl Iterator<Item = Delta>,
+    of: impl FnMut(Delta) -> T,
+) -> Vec<T> {
     deltas.map(of).collect()
 }
 
@@ -277,7 +282,7 @@ pub(super) async fn commit(transaction: Transaction<'_, Postgres>) -> Result<(),
     transaction.commit().await.map_err(StoreError::unavailable)
 }
 
-fn failed(error: sqlx::Error, id: KeyId) -> StoreError {
+pub(super) fn failed(error: sqlx::Error, id: KeyId) -> StoreError {
     let constraint = error
         .as_database_error()
         .and_then(DatabaseError::constraint);
@@ -287,7 +292,7 @@ fn failed(error: sqlx::Error, id: KeyId) -> StoreError {
     }
 }
 
-fn version(version: u64) -> Result<i64, StoreError> {
+pub(super) fn version(version: u64) -> Result<i64, StoreError> {
     i64::try_from(version).map_err(StoreError::unavailable)
 }
 

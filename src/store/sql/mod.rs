@@ -1,5 +1,6 @@
 //! What the stores in databases share.
 
+pub(super) mod batch;
 pub(super) mod columns;
 pub(super) mod credits;
 pub(super) mod migrations;

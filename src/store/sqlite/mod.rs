@@ -1,5 +1,6 @@
 //! Keys in SQLite: one writer, several readers, one transaction for each change.
 
+mod batch;
 mod changes;
 mod credits;
 mod migrations;
@@ -15,7 +16,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::SqlitePool;
 
-use super::{KeyChange, KeyFilter, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey};
+use super::{
+    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
+};
 use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{
@@ -136,6 +139,10 @@ impl KeyRepository for SqliteStore {
         event: &KeyEvent,
     ) -> Result<(), StoreError> {
         write::insert(&self.writer, record, credential, event).await
+    }
+
+    async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
+        batch::insert(&self.writer, batch).await
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {

@@ -220,10 +220,10 @@ fn failed(error: sqlx::Error, id: KeyId) -> StoreError {
     }
 }
 
-fn version(version: u64) -> Result<i64, StoreError> {
+pub(super) fn version(version: u64) -> Result<i64, StoreError> {
     i64::try_from(version).map_err(StoreError::unavailable)
 }
 
-fn json_text(value: &impl serde::Serialize) -> Result<String, StoreError> {
+pub(super) fn json_text(value: &impl serde::Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value).map_err(StoreError::unavailable)
 }

@@ -7,10 +7,10 @@ use crate::record::{
     CreditBalance, CreditGrant, CreditPeriod, CreditPlan, CreditReturn, KeyId, KeyRecord, Refill,
 };
 
-const SET: &str = "KeyRepository contract 6: the balance is set with the version that says so";
-const TAKEN: &str = "KeyRepository contract 7: what is taken is nobody else's";
+const SET: &str = "KeyRepository contract 7: the balance is set with the version that says so";
+const TAKEN: &str = "KeyRepository contract 8: what is taken is nobody else's";
 const BACK: &str =
-    "KeyRepository contract 7: credits come back to the balance they were taken from";
+    "KeyRepository contract 8: credits come back to the balance they were taken from";
 
 pub(super) async fn a_balance_is_set_with_the_version_that_says_so(store: Store) {
     let mut record = with_credits(10, None);
@@ -30,7 +30,7 @@ pub(super) async fn a_balance_is_set_with_the_version_that_says_so(store: Store)
     assert_eq!(
         left.map(|left| (left.remaining, left.period)),
         Some((6, first.period)),
-        "KeyRepository contract 6: any other change leaves the balance as it is"
+        "KeyRepository contract 7: any other change leaves the balance as it is"
     );
 
     let mut topped_up = change(&renamed.record);
@@ -62,7 +62,7 @@ pub(super) async fn a_balance_is_set_with_the_version_that_says_so(store: Store)
             take(&store, record.id, 1, 1, NOW).await
         ),
         (None, None),
-        "KeyRepository contract 6: without a plan there is no balance"
+        "KeyRepository contract 7: without a plan there is no balance"
     );
     let stored = key(&store, record.id).await.map(|key| key.record);
     assert_eq!(stored.as_ref(), Some(&freed.record), "{SET}");

@@ -55,7 +55,7 @@ pub(super) async fn a_key_comes_back_as_it_was_written(store: Store) {
 }
 
 /// Everything as long and as large as its type allows.
-fn largest_record() -> KeyRecord {
+pub(super) fn largest_record() -> KeyRecord {
     let mut record = record();
     record.version = u64::from(u32::MAX);
     record.name = "n".repeat(200);
@@ -84,7 +84,7 @@ fn largest_record() -> KeyRecord {
 }
 
 /// Texts that break what quotes, escapes or counts characters wrongly.
-fn peculiar_record() -> KeyRecord {
+pub(super) fn peculiar_record() -> KeyRecord {
     const PECULIAR: &str =
         "'; DROP TABLE keys; --\"\\\n\t{}[]$1?:x Zürich 東京 🗝\u{fe0f} e\u{301} \u{202e}";
     let mut record = record();

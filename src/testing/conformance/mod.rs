@@ -10,6 +10,7 @@
 //! # });
 //! ```
 
+mod batches;
 mod changing;
 mod crediting;
 mod finding;
@@ -51,6 +52,11 @@ pub async fn check<S: KeyRepository>(fresh: impl AsyncFn() -> S) {
     inserting::a_duplicate_leaves_no_trace(store().await).await;
     inserting::of_concurrent_duplicates_one_is_written(store().await).await;
     inserting::an_abandoned_insert_is_whole_or_not_at_all(store().await).await;
+
+    batches::a_batch_is_written_as_it_is_given(store().await).await;
+    batches::duplicates_in_a_batch_leave_no_trace(store().await).await;
+    batches::of_concurrent_batches_each_key_is_written_once(store().await).await;
+    batches::an_abandoned_batch_can_be_given_again(store().await).await;
 
     changing::a_change_is_applied_with_its_event(store().await).await;
     changing::a_stale_change_is_not_applied(store().await).await;

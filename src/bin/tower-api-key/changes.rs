@@ -1,0 +1,76 @@
+//! Switching keys off and on, and ending them.
+
+use tower_api_key::{Key, KeyId};
+
+use crate::Answer;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::json::KeyBody;
+use crate::output::{Output, plain};
+use crate::store::Missing;
+use jiff::Timestamp;
+
+/// Switches a key off; `enable` switches it on again
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  tower-api-key disable key_01JD8Z6V4M3T2R1Q0P9N8K7J6H")]
+pub(crate) struct Disable {
+    /// The key
+    id: KeyId,
+}
+
+/// Switches a key on again
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  tower-api-key enable key_01JD8Z6V4M3T2R1Q0P9N8K7J6H")]
+pub(crate) struct Enable {
+    /// The key
+    id: KeyId,
+}
+
+/// Ends a key for good; its row stays for the audit trail
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  \
+    tower-api-key revoke key_01JD8Z6V4M3T2R1Q0P9N8K7J6H --actor alice")]
+pub(crate) struct Revoke {
+    /// The key
+    id: KeyId,
+}
+
+pub(crate) async fn disable(
+    args: &Disable,
+    global: &Global,
+    output: &mut Output,
+) -> Result<Answer, Failure> {
+    let keys = global.keys(Missing::Refuse).await?;
+    let key = keys.disable(args.id).await?;
+    tell(&key, "Disabled", keys.now(), output)
+}
+
+pub(crate) async fn enable(
+    args: &Enable,
+    global: &Global,
+    output: &mut Output,
+) -> Result<Answer, Failure> {
+    let keys = global.keys(Missing::Refuse).await?;
+    let key = keys.enable(args.id).await?;
+    tell(&key, "Enabled", keys.now(), output)
+}
+
+pub(crate) async fn revoke(
+    args: &Revoke,
+    global: &Global,
+    output: &mut Output,
+) -> Result<Answer, Failure> {
+    let keys = global.keys(Missing::Refuse).await?;
+    let key = keys.revoke(args.id).await?;
+    tell(&key, "Revoked", keys.now(), output)
+}
+
+fn tell(key: &Key, what: &str, now: Timestamp, output: &mut Output) -> Result<Answer, Failure> {
+    if output.is_json() {
+        output.json(&KeyBody::new(key, now))?;
+    } else {
+        let (id, name) = (key.record.id, plain(&key.record.name));
+        output.line(&format!("{what} {id} ({name})."))?;
+    }
+    Ok(Answer::Good)
+}

@@ -1,0 +1,77 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+use tower_api_key::RateLimit;
+
+use super::row::Row;
+
+/// A line's object: what the admin router takes of a new key, and the digest.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Object {
+    digest: String,
+    name: String,
+    owner: Option<String>,
+    prefix: Option<String>,
+    environment: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    scopes: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    limits: Vec<Limit>,
+    expires_at: Option<Timestamp>,
+    #[serde(default, deserialize_with = "or_default")]
+    metadata: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "or_default")]
+    allowed_addresses: Vec<IpNet>,
+    start: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limit {
+    name: String,
+    quota: u64,
+    window_seconds: u64,
+}
+
+/// `null` says the same as nothing.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
+pub(super) fn read(line: &[u8]) -> Result<Row, String> {
+    let object: Object = serde_json::from_slice(line).map_err(|error| reason(&error))?;
+    let limits = object.limits.iter().map(|limit| {
+        let window = Duration::from_secs(limit.window_seconds);
+        RateLimit::new(&limit.name, limit.quota, window).map_err(|error| format!("limits: {error}"))
+    });
+    Ok(Row {
+        limits: limits.collect::<Result<_, _>>()?,
+        digest: object.digest,
+        name: object.name,
+        owner: object.owner,
+        prefix: object.prefix,
+        environment: object.environment,
+        scopes: object.scopes,
+        expires_at: object.expires_at,
+        metadata: object.metadata,
+        allowed_addresses: object.allowed_addresses,
+        start: object.start,
+    })
+}
+
+/// The parser counts lines too, and this was its first.
+fn reason(error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    match message.rsplit_once(" at line ") {
+        Some((reason, _)) => format!("{reason}, at column {}", error.column()),
+        None => message,
+    }
+}

@@ -1,0 +1,144 @@
+use clap::ValueEnum;
+use jiff::Timestamp;
+use tower_api_key::{ApiKeys, Key, KeyFilter, KeyId, KeyStatus};
+
+use crate::Answer;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::json::{KeyBody, PageBody};
+use crate::output::{Output, note};
+use crate::show::status_name;
+use crate::store::Missing;
+use crate::table::{Columns, or_dash};
+
+/// Lists keys, newest first
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  \
+    tower-api-key list --owner acme --status active")]
+pub(crate) struct Args {
+    /// Only keys of this owner
+    #[arg(long)]
+    owner: Option<String>,
+    /// Only keys of this environment
+    #[arg(long)]
+    environment: Option<String>,
+    /// Only keys with this status
+    #[arg(long)]
+    status: Option<Status>,
+    /// At most this many
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = limit)]
+    limit: usize,
+    /// Only keys after this one: the `next_cursor` of a listing before
+    #[arg(long, value_name = "ID")]
+    cursor: Option<KeyId>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Status {
+    Active,
+    Disabled,
+    Expired,
+    Revoked,
+}
+
+impl From<Status> for KeyStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Active => Self::Active,
+            Status::Disabled => Self::Disabled,
+            Status::Expired => Self::Expired,
+            Status::Revoked => Self::Revoked,
+        }
+    }
+}
+
+fn limit(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(limit @ 1..=100_000) => Ok(limit),
+        _ => Err("write a number from 1 to 100000".to_owned()),
+    }
+}
+
+pub(crate) async fn run(
+    args: Args,
+    global: &Global,
+    output: &mut Output,
+) -> Result<Answer, Failure> {
+    let keys = global.keys(Missing::Refuse).await?;
+    let now = keys.now();
+    let (found, next) = fetch(args, &keys, now).await?;
+    if output.is_json() {
+        let bodies = found.iter().map(|key| KeyBody::new(key, now));
+        output.json(&PageBody {
+            keys: bodies.collect(),
+            next_cursor: next,
+        })?;
+        return Ok(Answer::Good);
+    }
+    if found.is_empty() {
+        note("No key fits.");
+        return Ok(Answer::Good);
+    }
+    let mut columns = Columns::new([
+        "ID",
+        "NAME",
+        "OWNER",
+        "ENVIRONMENT",
+        "STATUS",
+        "STARTS WITH",
+        "LAST USED",
+        "EXPIRES",
+    ]);
+    for key in &found {
+        columns.row(row(key, now));
+    }
+    columns.write(output)?;
+    if let Some(next) = next {
+        output.finish()?;
+        note(&format!("There are more: --cursor {next}"));
+    }
+    Ok(Answer::Good)
+}
+
+/// Page by page, so that no single answer of the database is large.
+async fn fetch(
+    args: Args,
+    keys: &ApiKeys,
+    now: Timestamp,
+) -> Result<(Vec<Key>, Option<KeyId>), Failure> {
+    const PAGE: usize = 500;
+    let mut filter = KeyFilter::default();
+    filter.owner = args.owner;
+    filter.environment = args.environment;
+    filter.status = args.status.map(|status| (status.into(), now));
+    filter.after = args.cursor;
+    let mut found = Vec::new();
+    loop {
+        filter.limit = PAGE.min(args.limit - found.len());
+        let page = keys.list(&filter).await?;
+        found.extend(page.keys);
+        if page.next.is_none() || found.len() >= args.limit {
+            return Ok((found, page.next));
+        }
+        filter.after = page.next;
+    }
+}
+
+fn row(key: &Key, now: Timestamp) -> [String; 8] {
+    let record = &key.record;
+    let newest = key.credentials.last();
+    [
+        record.id.to_string(),
+        record.name.clone(),
+        or_dash(record.owner.as_ref()),
+        record.environment.clone(),
+        status_name(record.status(now)).to_owned(),
+        or_dash(
+            newest
+                .map(|newest| &newest.start)
+                .filter(|start| !start.is_empty()),
+        ),
+        or_dash(key.last_used_at()),
+        or_dash(record.expires_at),
+    ]
+}

@@ -1,0 +1,143 @@
+//! What happened to a key: its use and its audit trail.
+
+use clap::ValueEnum;
+use jiff::{SignedDuration, Timestamp};
+use tower_api_key::{KeyId, UsageBucket};
+
+use crate::Answer;
+use crate::failure::Failure;
+use crate::global::Global;
+use crate::json::{EventsBody, UsageBody};
+use crate::output::{Output, note};
+use crate::store::Missing;
+use crate::table::{Columns, or_dash};
+use crate::values::When;
+
+/// Shows how much a key was used, by the hour or the day
+///
+/// Servers write what they have counted every ten seconds.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  \
+    tower-api-key usage key_01JD8Z6V4M3T2R1Q0P9N8K7J6H --from 30d --bucket day")]
+pub(crate) struct UsageArgs {
+    /// The key
+    id: KeyId,
+    /// From when: a time, a day, or how long ago as in 7d
+    #[arg(long, value_name = "WHEN", default_value = "24h")]
+    from: When,
+    /// Up to when [default: now]
+    #[arg(long, value_name = "WHEN")]
+    to: Option<When>,
+    /// How long each line's period is
+    #[arg(long, default_value = "hour")]
+    bucket: Bucket,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Bucket {
+    Hour,
+    Day,
+}
+
+impl Bucket {
+    /// The beginning of the bucket that `time` is in, in UTC.
+    fn start(self, time: Timestamp) -> Timestamp {
+        let seconds = match self {
+            Self::Hour => 3_600,
+            Self::Day => 86_400,
+        };
+        let start = time.as_second().div_euclid(seconds) * seconds;
+        Timestamp::from_second(start).unwrap_or(Timestamp::MIN)
+    }
+
+    /// Adds up hours, oldest first, that are of one bucket.
+    fn gather(self, hours: Vec<UsageBucket>) -> Vec<UsageBucket> {
+        let mut gathered: Vec<UsageBucket> = Vec::new();
+        for hour in hours {
+            let start = self.start(hour.start);
+            match gathered.last_mut() {
+                Some(last) if last.start == start => {
+                    last.allowed = last.allowed.saturating_add(hour.allowed);
+                    last.denied = last.denied.saturating_add(hour.denied);
+                }
+                _ => gathered.push(UsageBucket { start, ..hour }),
+            }
+        }
+        gathered
+    }
+}
+
+pub(crate) async fn usage(
+    args: &UsageArgs,
+    global: &Global,
+    output: &mut Output,
+) -> Result<Answer, Failure> {
+    let keys = global.keys(Missing::Refuse).await?;
+    let now = keys.now();
+    let to = args.to.map_or(now, |to| to.before(now));
+    // As long ago as was said, and not less because an hour had begun already.
+    let from = match args.from {
+        When::At(from) => from,
+        When::Apart(_) => Bucket::Hour.start(args.from.before(now)),
+    };
+    if to.duration_since(from) < SignedDuration::ZERO {
+        return Err(Failure::new("--from is after --to"));
+    }
+    let buckets = args.bucket.gather(keys.usage(args.id, from, to).await?);
+    if output.is_json() {
+        output.json(&UsageBody { buckets })?;
+        return Ok(Answer::Good);
+    }
+    if buckets.is_empty() {
+        note(&format!("No use from {from} to {to}."));
+        return Ok(Answer::Good);
+    }
+    let mut columns = Columns::new(["FROM", "ALLOWED", "DENIED"]);
+    let (mut allowed, mut denied) = (0_u64, 0_u64);
+    for bucket in &buckets {
+        allowed = allowed.saturating_add(bucket.allowed);
+        denied = denied.saturating_add(bucket.denied);
+        columns.row([
+            bucket.start.to_string(),
+            bucket.allowed.to_string(),
+            bucket.denied.to_string(),
+        ]);
+    }
+    columns.row(["total".to_owned(), allowed.to_string(), denied.to_string()]);
+    columns.write(output)?;
+    Ok(Answer::Good)
+}
+
+/// Shows who did what to a key, oldest first
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  tower-api-key events key_01JD8Z6V4M3T2R1Q0P9N8K7J6H")]
+pub(crate) struct EventsArgs {
+    /// The key
+    id: KeyId,
+    /// At most this many, the last ones
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
+    limit: u16,
+}
+
+pub(crate) async fn events(
+    args: &EventsArgs,
+    global: &Global,
+    output: &mut Output,
+) -> Result<Answer, Failure> {
+    let keys = global.keys(Missing::Refuse).await?;
+    let events = keys.events(args.id, args.limit.into()).await?;
+    if output.is_json() {
+        output.json(&EventsBody::new(&events))?;
+        return Ok(Answer::Good);
+    }
+    let mut columns = Columns::new(["AT", "ACTION", "ACTOR"]);
+    for event in &events {
+        columns.row([
+            event.at.to_string(),
+            event.action.to_string(),
+            or_dash(event.actor.as_ref()),
+        ]);
+    }
+    columns.write(output)?;
+    Ok(Answer::Good)
+}
