@@ -144,7 +144,7 @@ fn with_credits(traffic: &Traffic) -> Contender {
         });
     });
     // A lease follows what was spent before: large enough for all that is to come.
-    let much = Requirements::new().cost(1_000_000_000);
+    let much = Requirements::new().cost(1_000_000);
     let little = Requirements::new();
     Handle::current().block_on(async {
         for visit in traffic.all() {
