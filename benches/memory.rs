@@ -69,6 +69,7 @@ impl KeyStore for Everything {
                 environment: "live".into(),
                 scopes,
                 limits,
+                credits: None,
                 metadata: [("plan".to_owned(), "pro".to_owned())].into(),
                 allowed_addresses: Vec::new(),
                 enabled: true,

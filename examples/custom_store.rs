@@ -20,9 +20,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tower_api_key::{
-    ApiKeys, Attempt, Credential, Key, KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyPage,
-    KeyRecord, KeyRepository, KeyStore, NewKey, Requirements, StoreError, StoredKey, UsageBucket,
-    UsageDelta,
+    ApiKeys, Attempt, Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyChange,
+    KeyDigest, KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, NewKey,
+    Requirements, StoreError, StoredKey, UsageBucket, UsageDelta,
 };
 
 #[tokio::main]
@@ -77,6 +77,7 @@ struct Entry {
     key: Key,
     events: Vec<KeyEvent>,
     usage: BTreeMap<Timestamp, UsageBucket>,
+    credits: Option<CreditBalance>,
 }
 
 impl JsonStore {
@@ -215,6 +216,9 @@ impl KeyRepository for JsonStore {
             },
             events: vec![event.clone()],
             usage: BTreeMap::new(),
+            credits: record
+                .credits
+                .map(|plan| CreditBalance::set(&plan, event.at)),
         };
         let insert = move |keys: &mut Keys| {
             if keys.0.contains_key(&id) || keys.find(&digest).is_some() {
@@ -275,6 +279,14 @@ impl KeyRepository for JsonStore {
                 }
             }
             entry.key.credentials.extend(change.add_credential);
+            match &change.record.credits {
+                // This change is the one that sets it.
+                Some(plan) if plan.since_version == change.record.version => {
+                    entry.credits = Some(CreditBalance::set(plan, change.event.at));
+                }
+                Some(_) => {}
+                None => entry.credits = None,
+            }
             entry.key.record = change.record;
             entry.events.push(change.event);
             Ok(true)
@@ -316,6 +328,52 @@ impl KeyRepository for JsonStore {
         let keys = self.keys();
         let events = keys.0.get(&id).map_or(&[][..], |entry| &entry.events);
         Ok(events[events.len().saturating_sub(limit)..].to_vec())
+    }
+
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.write(move |keys| {
+            let entry = keys.0.get_mut(&id);
+            let Some(balance) = entry.and_then(|entry| entry.credits.as_mut()) else {
+                return Ok(false);
+            };
+            *balance = balance.at(now);
+            let granted = balance.take(at_least, at_most);
+            let left = *balance;
+            // Nobody spends them before they are off the balance on the disk.
+            let _ = sender.send(CreditGrant { granted, left });
+            Ok(granted > 0)
+        })
+        .await?;
+        Ok(receiver.try_recv().ok())
+    }
+
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
+        let returns = returns.to_vec();
+        self.write(move |keys| {
+            let mut changed = false;
+            for back in returns {
+                let entry = keys.0.get_mut(&back.key);
+                if let Some(balance) = entry.and_then(|entry| entry.credits.as_mut()) {
+                    changed |= balance.give_back(back.credits, back.period);
+                }
+            }
+            Ok(changed)
+        })
+        .await
+        .map(|_| ())
+    }
+
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
+        let keys = self.keys();
+        let balance = |id: &KeyId| Some((*id, keys.0.get(id)?.credits?));
+        Ok(ids.iter().filter_map(balance).collect())
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::iter;
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use crate::cache::CachedKey;
-use crate::clock::Moment;
+use crate::clock::{Moment, saturating_nanos};
+use crate::credits::{Reserve, Reserved, Shortage};
+use crate::denial::Denial;
 use crate::limit::{
     Acquire, Charge, Decision, LimitReport, LimitSpace, Limiter, RateLimit, RateLimits, Standing,
     Subject,
@@ -20,6 +23,9 @@ pub(crate) struct Bill {
     route: RateLimits,
     cost: Cost,
     by: LimitBy,
+    /// Whether its cost is charged to the key's credits as well, and which they were.
+    pays: bool,
+    credits: Reserved,
     /// When it was charged.
     at: Moment,
     /// What the layers around this one charged for the same request.
@@ -49,6 +55,8 @@ impl Bill {
             route: needs.route_limits.clone(),
             cost: needs.cost,
             by: needs.limit_by,
+            pays: true,
+            credits: Reserved::default(),
             at: now,
             earlier: None,
         }
@@ -62,13 +70,16 @@ impl Bill {
             route: RateLimits::default(),
             cost: Cost::default(),
             by: LimitBy::default(),
+            pays: false,
+            credits: Reserved::default(),
             at: now,
             earlier: None,
         }
     }
 
     /// What a further layer charges on top of this bill. Where it names a cost of its own, that is
-    /// charged to all its limits; otherwise only those are charged that no layer around has.
+    /// charged to all its limits, and to the credits; otherwise only those are charged that no layer
+    /// around has.
     pub(crate) fn on_top(&self, key: &CachedKey, needs: &Requirements, now: Moment) -> Self {
         let mut bill = Self::new(key, needs, now);
         bill.earlier = Some(Arc::new(self.clone()));
@@ -83,6 +94,8 @@ impl Bill {
         if bill.charged().filter(of_same).any(charges_base) {
             bill.base = Base::Defaults(RateLimits::default());
         }
+        let paid = bill.charged().any(|earlier| earlier.pays);
+        bill.pays = !paid;
         let is_new = |limit: &&RateLimit| {
             let before = bill.charged().filter(of_same);
             let mut charged = before.flat_map(|earlier| &earlier.route);
@@ -90,6 +103,46 @@ impl Bill {
         };
         bill.route = RateLimits::of(bill.route.iter().filter(is_new).cloned().collect());
         bill
+    }
+
+    /// Takes the credits of this bill, which have to be [accepted](Self::accept_credits) and are
+    /// [given back](Self::give_back_credits) when the rest of it cannot be charged.
+    #[inline]
+    pub(crate) fn reserve_credits(&self, key: &CachedKey) -> Reserve {
+        let cost = if self.pays { self.cost.units() } else { 0 };
+        key.funds.reserve(cost, self.at)
+    }
+
+    pub(crate) fn accept_credits(&mut self, reserved: Reserved) {
+        self.credits = reserved;
+    }
+
+    /// Gives back the credits of this bill, without those before it.
+    pub(crate) fn give_back_credits(&self, key: &CachedKey) {
+        key.funds.release(self.cost.units(), self.credits);
+    }
+
+    /// The answer when too few credits remain, after what the bills before this one have taken.
+    pub(crate) fn credits_exhausted(&self, shortage: &Shortage) -> Denial {
+        let paying = self.charged().filter(|earlier| earlier.pays);
+        let costs = paying.map(|earlier| earlier.cost.units());
+        let whole = costs.fold(self.cost.units(), u64::saturating_add);
+        let Shortage { refill, refills_at } = shortage;
+        let never = refill.is_some_and(|refill| whole > refill.amount);
+        let waits = refills_at.filter(|_| !never).map(|time| {
+            let nanos = saturating_nanos(time).saturating_sub(self.at.wall_nanos());
+            Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
+        });
+        Denial::credits_exhausted(waits, never)
+    }
+
+    pub(crate) fn time(&self) -> Moment {
+        self.at
+    }
+
+    /// As if it were made at `now`, when it has had to wait.
+    pub(crate) fn postpone(&mut self, now: Moment) {
+        self.at = now;
     }
 
     /// Charges this bill, without those before it: all of it, or nothing.
@@ -127,6 +180,7 @@ impl Bill {
     pub(crate) fn take_back(&self, key: &CachedKey, limiter: &Limiter, now: Moment) {
         let charges = self.charges(key, self.cost.units());
         limiter.refund(subject(key, self.by), &charges, self.at, now);
+        self.give_back_credits(key);
     }
 
     /// How it stands with the limits of this bill, which was not charged, and of those before it,

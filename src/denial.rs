@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::{CachedKey, Outage};
+use crate::credits::CreditOutage;
 use crate::limit::{LimitReport, LimiterOutage};
 use crate::record::KeyId;
 use crate::scope::Scope;
@@ -33,6 +34,8 @@ struct Inner {
 pub enum DenialKind {
     /// The key may not be used from this address (403).
     AddressNotAllowed,
+    /// The key has too few credits left (429).
+    CreditsExhausted,
     /// The key was sent in clear text (403).
     InsecureTransport,
     /// The key lacks a scope that is required here (403).
@@ -56,6 +59,7 @@ impl DenialKind {
     pub const fn code(self) -> &'static str {
         match self {
             Self::AddressNotAllowed => "address_not_allowed",
+            Self::CreditsExhausted => "credits_exhausted",
             Self::InsecureTransport => "insecure_transport",
             Self::InsufficientScope => "insufficient_scope",
             Self::InvalidKey => "invalid_key",
@@ -76,8 +80,11 @@ pub enum DenialReason {
     Address,
     /// The request has more than one credential.
     Ambiguous,
-    /// The cost of the request is above the quota: it can never succeed.
+    /// The cost of the request is above the quota, or above what a refill brings: it can never
+    /// succeed.
     Cost,
+    /// The key has too few credits left.
+    Credits,
     /// The key is switched off.
     Disabled,
     /// A credential is there, but empty.
@@ -119,6 +126,7 @@ impl DenialReason {
             Self::Address => "address",
             Self::Ambiguous => "ambiguous",
             Self::Cost => "cost",
+            Self::Credits => "credits",
             Self::Disabled => "disabled",
             Self::Empty => "empty",
             Self::Environment => "environment",
@@ -216,6 +224,18 @@ impl Denial {
         denial
     }
 
+    /// Too few credits remain, for so long; or for good, where a refill brings too few as well.
+    pub(crate) fn credits_exhausted(retry_after: Option<Duration>, never: bool) -> Self {
+        let reason = if never {
+            DenialReason::Cost
+        } else {
+            DenialReason::Credits
+        };
+        let mut denial = Self::new(DenialKind::CreditsExhausted, reason);
+        denial.0.retry_after = retry_after;
+        denial
+    }
+
     pub(crate) fn too_many_failures(retry_after: Duration) -> Self {
         let mut denial = Self::new(DenialKind::TooManyFailures, DenialReason::Failures);
         denial.0.retry_after = Some(retry_after);
@@ -258,6 +278,12 @@ impl From<Outage> for Denial {
     }
 }
 
+impl From<CreditOutage> for Denial {
+    fn from(outage: CreditOutage) -> Self {
+        Self::unavailable(DenialReason::Store, outage)
+    }
+}
+
 impl From<LimiterOutage> for Denial {
     fn from(outage: LimiterOutage) -> Self {
         Self::unavailable(DenialReason::Limiter, outage)
@@ -268,6 +294,15 @@ impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.0.kind, self.0.reason) {
             (DenialKind::AddressNotAllowed, _) => "the API key may not be used from this address",
+            (DenialKind::CreditsExhausted, DenialReason::Cost) => {
+                "the request costs more credits than a refill brings, so it cannot succeed"
+            }
+            (DenialKind::CreditsExhausted, _) if self.0.retry_after.is_some() => {
+                "the API key has too few credits left until the next refill"
+            }
+            (DenialKind::CreditsExhausted, _) => {
+                "the API key has too few credits left, and no refill is due"
+            }
             (DenialKind::InsecureTransport, _) => {
                 "an API key was sent without TLS, where others can read it: replace it"
             }

@@ -68,8 +68,8 @@ guide!(
     custom_store,
     "custom_store.md",
     ["testing"],
-    [],
-    "[`KeyStore`], [`KeyRepository`], [`KeyChange`], [`StoreError`], [`Verifier::builder`], \
+    ["credits"],
+    "[`KeyStore`], [`KeyRepository`], [`KeyChange`], [`CreditBalance`], [`StoreError`], [`Verifier::builder`], \
      [`InvalidationBus`], [`RedisBus`], [`CacheConfig`], \
      [`conformance`](crate::testing::conformance)"
 );
@@ -111,4 +111,13 @@ guide!(
     [],
     ["limits"],
     "[`ApiKeyLayer`], [`Verifier`], [`ApiKeys`], [`admin`]"
+);
+guide!(
+    credits,
+    "credits.md",
+    [],
+    ["custom_store", "limits"],
+    "[`Credits`], [`Refill`], [`NewKey::credits`], [`KeyUpdate::credits`], [`ApiKeys::credits`], \
+     [`ApiKeyLayer::cost`], [`Builder::flush_interval`], [`ApiKeys::shutdown`], \
+     [`CreditBalance`], [`DenialKind::CreditsExhausted`]"
 );

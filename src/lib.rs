@@ -47,6 +47,7 @@
 //! | protect routes | [`ApiKeyLayer`], [`CredentialSources`], [`TrustedProxies`] |
 //! | use a key in a handler | [`KeyPrincipal`] |
 //! | limit keys | [`RateLimit`], [`limit`] |
+//! | give keys a budget | [`Credits`], [`Refill`] |
 //! | tell instances what has changed | [`InvalidationBus`], [`InProcessBus`], `RedisBus` |
 //! | watch it | [`telemetry`] |
 //! | keep keys | [`MemoryStore`], `SqliteStore`, `PostgresStore`, or your own [`KeyStore`] |
@@ -64,6 +65,7 @@
 //! | replace a secret while its owner's servers go on | [`guide::rotation`] |
 //! | take over keys that exist | [`guide::migrating`] |
 //! | choose quotas, and know what they hold | [`guide::limits`] |
+//! | sell or ration what keys may use | [`guide::credits`] |
 //! | test handlers, limits and outages | [`guide::testing`] |
 //! | keep keys where no store of this crate does | [`guide::custom_store`] |
 //! | run many instances, behind proxies | [`guide::fleet`] |
@@ -75,7 +77,7 @@
 //!
 //! ```text
 //! request → credential (which header?) → format (checksum) → digest → cache → [store]
-//!         → status · kind · address → scopes → limits → KeyPrincipal → handler
+//!         → status · kind · address → scopes → credits · limits → KeyPrincipal → handler
 //!                                                     ↘ usage
 //! ```
 //!
@@ -106,6 +108,7 @@ pub mod admin;
 mod bill;
 mod cache;
 mod clock;
+mod credits;
 mod denial;
 #[cfg(feature = "axum")]
 mod extract;
@@ -152,7 +155,8 @@ pub use middleware::{
 };
 pub use principal::KeyPrincipal;
 pub use record::{
-    Credential, EventAction, InvalidKeyId, Key, KeyEvent, KeyId, KeyRecord, KeyStatus,
+    Credential, CreditBalance, CreditGrant, CreditPeriod, CreditPlan, CreditReturn, Credits,
+    EventAction, InvalidKeyId, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, Refill, RefillEvery,
     UnknownAction, UsageBucket, UsageDelta,
 };
 pub use registry::{

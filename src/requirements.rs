@@ -157,7 +157,8 @@ impl Requirements {
         self
     }
 
-    /// How many units of each limit a request takes. Default: 1.
+    /// How many units of each limit, and of the key's [credits](crate::Credits), a request takes.
+    /// Default: 1.
     pub fn cost(mut self, units: u64) -> Self {
         self.cost = Cost::named(units);
         self

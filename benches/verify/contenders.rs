@@ -15,7 +15,10 @@ use http::header::AUTHORIZATION;
 use http::{Request, Response, StatusCode};
 use tokio::runtime::Handle;
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_api_key::{ApiKeyLayer, KeyDigest};
+use tower_api_key::{
+    ApiKeyLayer, ApiKeys, Attempt, CreditPlan, Credits, KeyDigest, RateLimit, RateLimits,
+    Requirements,
+};
 use tower_governor::GovernorError;
 use tower_governor::governor::GovernorConfigBuilder;
 use tower_governor::key_extractor::KeyExtractor;
@@ -71,12 +74,21 @@ impl Contender {
 const BARE: &str = "bare";
 pub(crate) const FLOOR: &str = "floor";
 pub(crate) const OURS: &str = "tower-api-key";
+pub(crate) const ANOTHER_LIMIT: &str = "tower-api-key, one more limit";
+pub(crate) const CREDITS: &str = "tower-api-key, credits";
 pub(crate) const TOWER_GOVERNOR: &str = "tower_governor";
 pub(crate) const AXUM_GOVERNOR: &str = "axum-governor";
 
 /// All of them; the bare service comes first.
 pub(crate) fn contenders(traffic: &Traffic) -> Vec<Contender> {
     let makers = [bare, floor, ours, by_tower_governor, by_axum_governor];
+    let made = makers.map(|make| make(traffic).warm(traffic));
+    made.into()
+}
+
+/// This crate's layer alone, over keys with a limit, with one more of them, and with credits.
+pub(crate) fn variants(traffic: &Traffic) -> Vec<Contender> {
+    let makers = [bare, ours, with_another_limit, with_credits];
     let made = makers.map(|make| make(traffic).warm(traffic));
     made.into()
 }
@@ -111,7 +123,43 @@ fn floor(traffic: &Traffic) -> Contender {
 }
 
 fn ours(traffic: &Traffic) -> Contender {
-    let layer = ApiKeyLayer::new(&traffic.keys).scopes(["orders:read", "invoices:read"]);
+    over(OURS, &traffic.keys, traffic)
+}
+
+fn with_another_limit(traffic: &Traffic) -> Contender {
+    let keys = traffic.changed(|record| {
+        let another = RateLimit::per_day(1_000_000_000).named("daily");
+        let limits = record.limits.iter().cloned().chain([another]);
+        record.limits = RateLimits::new(limits).expect("they have two names");
+    });
+    over(ANOTHER_LIMIT, &keys, traffic)
+}
+
+fn with_credits(traffic: &Traffic) -> Contender {
+    let keys = traffic.changed(|record| {
+        record.credits = Some(CreditPlan {
+            granted: Credits::MAX,
+            refill: None,
+            since_version: record.version,
+        });
+    });
+    // A lease follows what was spent before: large enough for all that is to come.
+    let much = Requirements::new().cost(1_000_000);
+    let little = Requirements::new();
+    Handle::current().block_on(async {
+        for visit in traffic.all() {
+            for needs in [&much, &little] {
+                let attempt = Attempt::new(&visit.text);
+                let verified = keys.verifier().verify(attempt, needs).await;
+                verified.expect("the key is good");
+            }
+        }
+    });
+    over(CREDITS, &keys, traffic)
+}
+
+fn over(name: &'static str, keys: &ApiKeys, traffic: &Traffic) -> Contender {
+    let layer = ApiKeyLayer::new(keys).scopes(["orders:read", "invoices:read"]);
     let service = layer.layer(service_fn(nothing));
     // The first time the store is asked, and that is worth waiting for.
     Handle::current().block_on(async {
@@ -120,7 +168,7 @@ fn ours(traffic: &Traffic) -> Contender {
             assert_eq!(response.status(), StatusCode::OK);
         }
     });
-    Contender::service(OURS, service)
+    Contender::service(name, service)
 }
 
 fn by_tower_governor(_: &Traffic) -> Contender {

@@ -22,7 +22,9 @@
 //! ```
 //!
 //! which lets all of them take turns, many and short ones, so that what else the machine does
-//! disturbs all alike; without `table` each is measured by Criterion, one after the other.
+//! disturbs all alike; without `table` each is measured by Criterion, one after the other. With
+//! `credits` in its place it shows what credits add to a request, which should be no more than what
+//! one more limit does.
 
 mod contenders;
 mod table;
@@ -45,8 +47,11 @@ fn main() {
         .build()
         .expect("a runtime can be started");
     let _context = runtime.enter();
-    if std::env::args().any(|argument| argument == "table") {
+    let asked = |word| std::env::args().any(|argument| argument == word);
+    if asked("table") {
         table::print();
+    } else if asked("credits") {
+        table::print_variants();
     } else {
         benches();
         Criterion::default().configure_from_args().final_summary();

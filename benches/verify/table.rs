@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use crate::KEYS;
-use crate::contenders::{AXUM_GOVERNOR, Contender, FLOOR, OURS, TOWER_GOVERNOR, contenders};
+use crate::contenders::{
+    ANOTHER_LIMIT, AXUM_GOVERNOR, CREDITS, Contender, FLOOR, OURS, TOWER_GOVERNOR, contenders,
+    variants,
+};
 use crate::traffic::Traffic;
 
 const ROUNDS: usize = 4_001;
@@ -11,13 +14,8 @@ const REQUESTS_PER_ROUND: u32 = 256;
 
 /// Measures and prints.
 pub(crate) fn print() {
-    let columns = KEYS.map(|count| Column::measure(&mut Traffic::among(count)));
-    println!("nanoseconds added to a request, median of {ROUNDS} rounds in turn\n");
-    print!("{:<48}", "");
-    for count in KEYS {
-        print!("{:>14}", format!("{count} keys"));
-    }
-    println!();
+    let columns = KEYS.map(|count| Column::measure(&mut Traffic::among(count), contenders));
+    head();
     row("(bare, whole)", |column| column.bare, &columns);
     for name in [FLOOR, OURS, TOWER_GOVERNOR, AXUM_GOVERNOR] {
         row(name, |column| column.added(name), &columns);
@@ -28,6 +26,30 @@ pub(crate) fn print() {
         let ratio = |column: &Column| column.added(OURS) / column.added(other);
         row(&title, ratio, &columns);
     }
+}
+
+/// The same for what a key can have.
+pub(crate) fn print_variants() {
+    let columns = KEYS.map(|count| Column::measure(&mut Traffic::among(count), variants));
+    head();
+    row("(bare, whole)", |column| column.bare, &columns);
+    for name in [OURS, ANOTHER_LIMIT, CREDITS] {
+        row(name, |column| column.added(name), &columns);
+    }
+    println!();
+    for name in [ANOTHER_LIMIT, CREDITS] {
+        let more = |column: &Column| column.added(name) - column.added(OURS);
+        row(&format!("more for {name}"), more, &columns);
+    }
+}
+
+fn head() {
+    println!("nanoseconds added to a request, median of {ROUNDS} rounds in turn\n");
+    print!("{:<48}", "");
+    for count in KEYS {
+        print!("{:>14}", format!("{count} keys"));
+    }
+    println!();
 }
 
 fn row(title: &str, value: impl Fn(&Column) -> f64, columns: &[Column]) {
@@ -45,8 +67,8 @@ struct Column {
 }
 
 impl Column {
-    fn measure(traffic: &mut Traffic) -> Self {
-        let mut contenders = contenders(traffic);
+    fn measure(traffic: &mut Traffic, made: fn(&Traffic) -> Vec<Contender>) -> Self {
+        let mut contenders = made(traffic);
         let mut rounds: Vec<Vec<f64>> = (0..ROUNDS)
             .map(|number| round(number, &mut contenders, traffic))
             .collect();

@@ -10,13 +10,17 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, HOST, USER_AGENT};
 use http::{HeaderValue, Request};
 use tokio::runtime::Handle;
-use tower_api_key::{ApiKeys, CacheConfig, KeyDigest, MemoryStore, NewKey, RateLimit};
+use tower_api_key::{
+    ApiKeys, CacheConfig, EventAction, KeyDigest, KeyEvent, KeyFilter, KeyRecord, KeyRepository,
+    MemoryStore, NewKey, RateLimit,
+};
 
 use crate::contenders::Contender;
 
 /// Some keys, and in which order they come.
 pub(crate) struct Traffic {
     pub(crate) keys: ApiKeys,
+    store: MemoryStore,
     texts: Arc<[String]>,
     /// The number of each key, once, in random order.
     order: Vec<u32>,
@@ -31,11 +35,8 @@ impl Traffic {
 
     /// As many keys, each with two scopes and a limit that is never reached.
     pub(crate) fn among(count: u32) -> Self {
-        // Nothing leaves the cache.
-        let cache = CacheConfig::default()
-            .capacity(u64::from(count) * 2)
-            .ttl(Duration::from_hours(24));
-        let keys = ApiKeys::builder(MemoryStore::new()).cache(cache).build();
+        let store = MemoryStore::new();
+        let keys = ApiKeys::builder(store.clone()).cache(cache(count)).build();
         let issue = async |number: u32| {
             let key = NewKey::named(format!("key {number}"))
                 .owner(format!("owner {}", number / 10))
@@ -56,10 +57,43 @@ impl Traffic {
         order.sort_by_cached_key(|number| *KeyDigest::sha256(&number.to_string()).as_bytes());
         Self {
             keys,
+            store,
             texts: texts.into(),
             order,
             next: 0,
         }
+    }
+
+    /// The same keys, each changed a bit, in a store of their own.
+    pub(crate) fn changed(&self, change: impl Fn(&mut KeyRecord)) -> ApiKeys {
+        let copy = MemoryStore::new();
+        Handle::current().block_on(async {
+            let mut filter = KeyFilter::default();
+            filter.limit = 10_000;
+            loop {
+                let page = self.store.list(&filter).await.expect("it is in memory");
+                for mut key in page.keys {
+                    change(&mut key.record);
+                    let event = KeyEvent {
+                        key: key.record.id,
+                        at: key.record.created_at,
+                        action: EventAction::Issued,
+                        actor: None,
+                    };
+                    let inserted = copy.insert(&key.record, &key.credentials[0], &event).await;
+                    inserted.expect("no key is there twice");
+                }
+                filter.after = page.next;
+                if page.next.is_none() {
+                    break;
+                }
+            }
+        });
+        // Nothing is written in between, and no lease is given back.
+        ApiKeys::builder(copy)
+            .cache(cache(u32::try_from(self.order.len()).expect("it was one")))
+            .flush_interval(Duration::from_hours(24))
+            .build()
     }
 
     /// The time that so many requests take, each with the next key.
@@ -100,6 +134,13 @@ impl Traffic {
             text: self.texts[usize::try_from(number).expect("fits an index")].clone(),
         }
     }
+}
+
+/// Nothing leaves the cache.
+fn cache(count: u32) -> CacheConfig {
+    CacheConfig::default()
+        .capacity(u64::from(count) * 2)
+        .ttl(Duration::from_hours(24))
 }
 
 /// The use of a key that is about to happen.

@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use crate::limit::RateLimits;
 use crate::record::{
-    Credential, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket,
+    Credential, CreditBalance, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, Refill,
+    UsageBucket,
 };
 use crate::registry::Issued;
 use crate::scope::ScopeSet;
@@ -27,6 +28,9 @@ pub(super) struct KeyBody<'a> {
     enabled: bool,
     scopes: &'a ScopeSet,
     limits: &'a RateLimits,
+    /// Left out of a key that needs none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credits: Option<CreditsBody>,
     metadata: &'a BTreeMap<String, String>,
     allowed_addresses: &'a [IpNet],
     created_at: Timestamp,
@@ -34,6 +38,13 @@ pub(super) struct KeyBody<'a> {
     revoked_at: Option<Timestamp>,
     last_used_at: Option<Timestamp>,
     credentials: Vec<CredentialBody<'a>>,
+}
+
+/// What is left of a key's budget.
+#[derive(Serialize)]
+struct CreditsBody {
+    remaining: u64,
+    refill: Option<Refill>,
 }
 
 /// A credential of a key.
@@ -46,7 +57,8 @@ struct CredentialBody<'a> {
 }
 
 impl<'a> KeyBody<'a> {
-    pub(super) fn new(key: &'a Key, now: Timestamp) -> Self {
+    /// A key and, if it has a budget, its balance among `balances`.
+    pub(super) fn new(key: &'a Key, balances: &[(KeyId, CreditBalance)], now: Timestamp) -> Self {
         // Taken apart, so that a new field of the record asks to be decided on here.
         let KeyRecord {
             id,
@@ -57,6 +69,7 @@ impl<'a> KeyBody<'a> {
             environment,
             scopes,
             limits,
+            credits: _,
             metadata,
             allowed_addresses,
             enabled,
@@ -74,6 +87,13 @@ impl<'a> KeyBody<'a> {
             enabled: *enabled,
             scopes,
             limits,
+            credits: balances
+                .iter()
+                .find(|(of, _)| of == id)
+                .map(|(_, balance)| CreditsBody {
+                    remaining: balance.remaining,
+                    refill: balance.refill,
+                }),
             metadata,
             allowed_addresses,
             created_at: *created_at,
@@ -104,10 +124,14 @@ pub(super) struct SecretBody<'a> {
 }
 
 impl<'a> SecretBody<'a> {
-    pub(super) fn new(issued: &'a Issued, now: Timestamp) -> Self {
+    pub(super) fn new(
+        issued: &'a Issued,
+        balances: &[(KeyId, CreditBalance)],
+        now: Timestamp,
+    ) -> Self {
         Self {
             secret: issued.secret().expose(),
-            key: KeyBody::new(issued.key(), now),
+            key: KeyBody::new(issued.key(), balances, now),
         }
     }
 }
@@ -120,9 +144,14 @@ pub(super) struct PageBody<'a> {
 }
 
 impl<'a> PageBody<'a> {
-    pub(super) fn new(page: &'a KeyPage, now: Timestamp) -> Self {
+    pub(super) fn new(
+        page: &'a KeyPage,
+        balances: &[(KeyId, CreditBalance)],
+        now: Timestamp,
+    ) -> Self {
+        let keys = page.keys.iter();
         Self {
-            keys: page.keys.iter().map(|key| KeyBody::new(key, now)).collect(),
+            keys: keys.map(|key| KeyBody::new(key, balances, now)).collect(),
             next_cursor: page.next,
         }
     }

@@ -12,6 +12,8 @@ use super::json::JsonBody;
 use super::query::Query;
 use super::rejection::Rejection;
 use super::request::{KeyPatch, NewKeyBody, Rotation};
+use crate::record::{CreditBalance, Key};
+use crate::registry::ApiKeys;
 
 pub(super) async fn issue(
     caller: Caller,
@@ -21,19 +23,24 @@ pub(super) async fn issue(
     caller.may_hand_out(&body.scopes)?;
     let issued = caller.keys.issue(body.into_new_key()?).await?;
     let location = format!("{}/{}", uri.path(), issued.key().record.id);
-    let body = SecretBody::new(&issued, caller.keys.now());
+    // Without asking the store, which could fail: this answer alone has the secret.
+    let key = &issued.key().record;
+    let balance = |plan| (key.id, CreditBalance::set(plan, key.created_at));
+    let balances: Vec<_> = key.credits.iter().map(balance).collect();
+    let body = SecretBody::new(&issued, &balances, caller.keys.now());
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(body)).into_response())
 }
 
 pub(super) async fn list(caller: Caller, query: Query) -> Result<Response, Rejection> {
     let now = caller.keys.now();
     let page = caller.keys.list(&query.into_filter(now)?).await?;
-    Ok(Json(PageBody::new(&page, now)).into_response())
+    let balances = caller.keys.balances(&page.keys).await?;
+    Ok(Json(PageBody::new(&page, &balances, now)).into_response())
 }
 
 pub(super) async fn show(caller: Caller, PathId(id): PathId) -> Result<Response, Rejection> {
     let key = caller.keys.get(id).await?;
-    Ok(Json(KeyBody::new(&key, caller.keys.now())).into_response())
+    shown(&caller.keys, &key).await
 }
 
 pub(super) async fn update(
@@ -52,7 +59,7 @@ pub(super) async fn update(
             Ok::<_, Rejection>(())
         })
         .await?;
-    Ok(Json(KeyBody::new(&key, keys.now())).into_response())
+    shown(&keys, &key).await
 }
 
 pub(super) async fn rotate(
@@ -61,16 +68,25 @@ pub(super) async fn rotate(
     JsonBody(rotation): JsonBody<Rotation>,
 ) -> Result<Response, Rejection> {
     let keys = caller.keys.clone();
+    // Before there is a secret, which an error would lose.
+    let balance = keys.credits(id).await?;
     let issued = keys
         .rotate_if(id, rotation.grace()?, move |record| {
             caller.may_hand_out(&record.scopes)
         })
         .await?;
-    let body = SecretBody::new(&issued, keys.now());
+    let balances: Vec<_> = balance.map(|balance| (id, balance)).into_iter().collect();
+    let body = SecretBody::new(&issued, &balances, keys.now());
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }
 
 pub(super) async fn revoke(caller: Caller, PathId(id): PathId) -> Result<Response, Rejection> {
     let key = caller.keys.revoke(id).await?;
-    Ok(Json(KeyBody::new(&key, caller.keys.now())).into_response())
+    shown(&caller.keys, &key).await
+}
+
+/// The answer that tells a key.
+async fn shown(keys: &ApiKeys, key: &Key) -> Result<Response, Rejection> {
+    let balances = keys.balances([key]).await?;
+    Ok(Json(KeyBody::new(key, &balances, keys.now())).into_response())
 }

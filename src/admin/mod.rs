@@ -52,6 +52,12 @@
 //! the day, in UTC. Hours and days without use are left out. The counts are as stored, so they
 //! lag by one [`FLUSH_INTERVAL`](crate::FLUSH_INTERVAL), unless the builder says otherwise.
 //!
+//! # Credits
+//!
+//! `credits`, as in `{"remaining": 1000, "refill": {"amount": 1000, "every": "month"}}`, is the
+//! [budget](crate::Credits) of a new key and, in a `PATCH`, the one from now on; `null` is none. A
+//! refill is by the `day` or `month`, or null. A key without a budget has no such member.
+//!
 //! # OpenAPI
 //!
 //! With the feature `openapi`, `admin::openapi` describes all of it.

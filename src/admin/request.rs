@@ -10,6 +10,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::json::Object;
 use crate::limit::{InvalidLimit, RateLimit};
+use crate::record::{Credits, Refill, RefillEvery};
 use crate::registry::{KeyError, KeyUpdate, NewKey};
 use crate::scope::Scope;
 
@@ -26,6 +27,7 @@ pub(super) struct NewKeyBody {
     pub(super) scopes: Vec<Scope>,
     #[serde(default)]
     limits: Vec<Object<LimitBody>>,
+    credits: Option<Object<CreditsBody>>,
     expires_at: Option<Timestamp>,
     #[serde(default)]
     metadata: Metadata,
@@ -37,6 +39,7 @@ impl NewKeyBody {
     pub(super) fn into_new_key(self) -> Result<NewKey, KeyError> {
         let mut new = NewKey::named(self.name)
             .scopes(self.scopes.iter().map(Scope::as_str))
+            .credits(self.credits.map(|Object(credits)| credits.into()))
             .allowed_addresses(self.allowed_addresses);
         if let Some(owner) = self.owner {
             new = new.owner(owner);
@@ -60,8 +63,8 @@ impl NewKeyBody {
     }
 }
 
-/// `PATCH /keys/{id}`. What is absent stays as it is; `expires_at: null` takes the end away, and
-/// nothing else can be `null`.
+/// `PATCH /keys/{id}`. What is absent stays as it is; `expires_at: null` takes the end away and
+/// `credits: null` the budget, and nothing else can be `null`.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KeyPatch {
@@ -71,6 +74,12 @@ pub(super) struct KeyPatch {
     pub(super) scopes: Option<Vec<Scope>>,
     #[serde(default, deserialize_with = "present")]
     limits: Option<Vec<Object<LimitBody>>>,
+    #[serde(default, deserialize_with = "present")]
+    #[expect(
+        clippy::option_option,
+        reason = "absent, `null` and a budget mean three things"
+    )]
+    credits: Option<Option<Object<CreditsBody>>>,
     #[serde(default, deserialize_with = "present")]
     metadata: Option<Metadata>,
     #[serde(default, deserialize_with = "present")]
@@ -94,6 +103,9 @@ impl KeyPatch {
         }
         if let Some(limits) = self.limits {
             update = update.limits(rate_limits(limits)?);
+        }
+        if let Some(credits) = self.credits {
+            update = update.credits(credits.map(|Object(credits)| credits.into()));
         }
         if let Some(Metadata(metadata)) = self.metadata {
             update = update.metadata(metadata);
@@ -155,6 +167,33 @@ fn rate_limits(limits: Vec<Object<LimitBody>>) -> Result<Vec<RateLimit>, KeyErro
             })
         })
         .collect()
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CreditsBody {
+    #[serde(deserialize_with = "whole")]
+    remaining: u64,
+    refill: Option<Object<RefillBody>>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RefillBody {
+    #[serde(deserialize_with = "whole")]
+    amount: u64,
+    every: RefillEvery,
+}
+
+impl From<CreditsBody> for Credits {
+    fn from(credits: CreditsBody) -> Self {
+        match credits.refill {
+            Some(Object(RefillBody { amount, every })) => {
+                Self::refilled(Refill { amount, every }).remaining(credits.remaining)
+            }
+            None => Self::new(credits.remaining),
+        }
+    }
 }
 
 /// Text by name, no name twice.

@@ -26,6 +26,10 @@ pub struct CacheConfig {
 }
 
 impl CacheConfig {
+    pub(crate) fn store_deadline(&self) -> Duration {
+        self.lookup_deadline
+    }
+
     /// The most keys to remember, two to three kilobytes each with the counter of a limit, beside
     /// half a megabyte to four for a table of the hottest. Default: 100,000.
     pub fn capacity(mut self, keys: u64) -> Self {

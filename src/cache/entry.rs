@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::clock::{Moment, saturating_nanos};
+use crate::credits::{Account, CreditOutage, Refused, Reserve, Reserved};
 use crate::limit::{RateLimits, Subject, SubjectId};
 use crate::record::{Credential, KeyRecord, KeyStatus};
 use crate::requirements::DemandMet;
@@ -32,12 +33,23 @@ pub(crate) struct CachedKey {
     pub(crate) met: DemandMet,
     /// Those of the record.
     pub(crate) limits: RateLimits,
+    pub(crate) funds: Funds,
     pub(crate) usage: Arc<UsageCell>,
     /// Whom limits count for: the key itself, and its owner.
     pub(crate) key_subject: Subject,
     pub(crate) owner_subject: Option<Subject>,
     pub(crate) credential: Credential,
     pub(crate) record: KeyRecord,
+}
+
+/// Where its credits are charged.
+#[derive(Debug)]
+pub(crate) enum Funds {
+    Account(Arc<Account>),
+    /// It has a budget, but nothing can be charged here.
+    Closed,
+    /// It needs none.
+    Unlimited,
 }
 
 impl CachedKey {
@@ -68,6 +80,10 @@ impl CachedKey {
             is_usable_anywhere: record.allowed_addresses.is_empty(),
             met: DemandMet::default(),
             limits: record.limits.clone(),
+            funds: match record.credits {
+                Some(_) => Funds::Closed,
+                None => Funds::Unlimited,
+            },
             usage: Arc::new(UsageCell::new(record.id, credential.digest)),
             key_subject: Subject::new(SubjectId::Key(record.id)),
             owner_subject: owner.map(|owner| Subject::new(SubjectId::Owner(owner.into()))),
@@ -90,5 +106,27 @@ impl CachedKey {
     #[inline]
     pub(super) fn age(&self, now: Moment) -> u64 {
         now.monotonic_nanos().saturating_sub(self.asked_at)
+    }
+}
+
+impl Funds {
+    /// Takes `cost` credits, where they count.
+    #[inline]
+    pub(crate) fn reserve(&self, cost: u64, now: Moment) -> Reserve {
+        match self {
+            Self::Unlimited => Reserve::Done(Ok(Reserved::default())),
+            _ if cost == 0 => Reserve::Done(Ok(Reserved::default())),
+            Self::Account(account) => account.reserve(cost, now),
+            Self::Closed => Reserve::Done(Err(Refused::Outage(CreditOutage::read_only()))),
+        }
+    }
+
+    /// Takes back what was reserved.
+    pub(crate) fn release(&self, cost: u64, reserved: Reserved) {
+        if let Self::Account(account) = self
+            && reserved != Reserved::default()
+        {
+            account.release(cost, reserved);
+        }
     }
 }

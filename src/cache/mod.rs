@@ -35,11 +35,12 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 
 pub use config::CacheConfig;
-pub(crate) use entry::CachedKey;
+pub(crate) use entry::{CachedKey, Funds};
 pub(crate) use fingerprint::Fingerprint;
 pub use flight::{Outage, OutageKind};
 
 use crate::clock::{Clock, Moment};
+use crate::credits::Accounts;
 use crate::invalidation::DigestTag;
 use crate::key::KeyDigest;
 use crate::limit::KnownLimits;
@@ -82,6 +83,8 @@ pub(crate) struct KeyCache {
     flights: Mutex<HashMap<KeyDigest, Flight>>,
     lookups: Lookups,
     limits: KnownLimits,
+    /// Where credits are charged; nowhere, where nothing is written.
+    accounts: Option<Arc<Accounts>>,
 }
 
 /// When the store was asked; that is what remains of a lookup that found nothing.
@@ -104,6 +107,7 @@ impl KeyCache {
         store: Arc<dyn KeyStore>,
         clock: Arc<dyn Clock>,
         config: CacheConfig,
+        accounts: Option<Arc<Accounts>>,
     ) -> Self {
         Self {
             store,
@@ -116,6 +120,7 @@ impl KeyCache {
             flights: Mutex::default(),
             lookups: Lookups::new(&config),
             limits: KnownLimits::default(),
+            accounts,
             config,
         }
     }
@@ -294,7 +299,11 @@ impl KeyCache {
             .await?;
         let key = answer.map(|mut stored| {
             stored.record.limits = self.limits.sharing(&stored.record.limits);
-            Arc::new(CachedKey::new(stored, asked.generation, asked.at))
+            let mut key = CachedKey::new(stored, asked.generation, asked.at);
+            if let (Some(plan), Some(accounts)) = (&key.record.credits, &self.accounts) {
+                key.funds = Funds::Account(accounts.open(key.record.id, plan));
+            }
+            Arc::new(key)
         });
         if let Some(key) = &key {
             self.hits.insert(*digest, Arc::clone(key));
@@ -420,7 +429,7 @@ mod tests {
         let issued = issued.issue(NewKey::named("x")).await.unwrap();
         let config = CacheConfig::default().capacity(10).miss_capacity(10);
         let clock = Arc::new(SystemClock::new());
-        let cache = Arc::new(KeyCache::new(Arc::new(store), clock, config));
+        let cache = Arc::new(KeyCache::new(Arc::new(store), clock, config, None));
         let sought = |text: &str| Sought {
             fingerprint: cache.fingerprint(text.as_bytes()),
             digest: KeyDigest::sha256(text),

@@ -148,7 +148,8 @@ impl ApiKeyLayer {
         self.with_needs(|needs| needs.environments(known))
     }
 
-    /// How many units of each limit a request takes. Default: 1.
+    /// How many units of each limit, and of the key's [credits](crate::Credits), a request takes.
+    /// Default: 1.
     pub fn cost(&self, units: u64) -> Self {
         self.with_needs(|needs| needs.cost(units))
     }

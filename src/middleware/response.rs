@@ -143,7 +143,9 @@ fn status(kind: DenialKind) -> StatusCode {
         DenialKind::AddressNotAllowed
         | DenialKind::InsecureTransport
         | DenialKind::InsufficientScope => StatusCode::FORBIDDEN,
-        DenialKind::RateLimited | DenialKind::TooManyFailures => StatusCode::TOO_MANY_REQUESTS,
+        DenialKind::CreditsExhausted | DenialKind::RateLimited | DenialKind::TooManyFailures => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         DenialKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -21,7 +21,7 @@ const ANSWERS: [(&str, &str, &[&str]); 5] = [
     (
         "429",
         "ApiKeyTooManyRequests",
-        &["rate_limited", "too_many_failures"],
+        &["rate_limited", "credits_exhausted", "too_many_failures"],
     ),
     ("503", "ApiKeyUnavailable", &["unavailable"]),
 ];
@@ -119,9 +119,9 @@ fn responses() -> Value {
             "content": forbidden,
         },
         "ApiKeyTooManyRequests": {
-            "description": "The key is over one of its limits, or too many attempts with bad keys \
-                came from this address. Without `Retry-After` the request costs more than the \
-                quota and can never succeed.",
+            "description": "The key is over one of its limits or has too few credits left, or too \
+                many attempts with bad keys came from this address. Without `Retry-After` waiting \
+                does not help: the request costs more than is ever allowed, or no refill is due.",
             "headers": {
                 "Cache-Control": cache,
                 "Retry-After": header("ApiKeyRetryAfter"),
@@ -188,6 +188,10 @@ fn words(code: &str) -> (&str, &str) {
             "an API key was sent without TLS, where others can read it: replace it",
         ),
         "rate_limited" => ("Too Many Requests", "the API key's rate limit is exceeded"),
+        "credits_exhausted" => (
+            "Too Many Requests",
+            "the API key has too few credits left until the next refill",
+        ),
         "too_many_failures" => (
             "Too Many Requests",
             "too many requests with invalid API keys came from this address",

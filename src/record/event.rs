@@ -37,7 +37,7 @@ pub enum EventAction {
     Revoked,
     /// It was given a new credential.
     Rotated,
-    /// Its name, scopes, limits, metadata, addresses or end were changed.
+    /// Its name, scopes, limits, credits, metadata, addresses or end were changed.
     Updated,
 }
 

@@ -1,6 +1,7 @@
 //! What is stored of a key: the record, its credentials, what happened to it and how much it was
 //! used.
 
+mod credits;
 mod event;
 mod id;
 mod usage;
@@ -11,6 +12,10 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use credits::{
+    CreditBalance, CreditGrant, CreditPeriod, CreditPlan, CreditReturn, Credits, Refill,
+    RefillEvery,
+};
 pub use event::{EventAction, KeyEvent, UnknownAction};
 pub use id::{InvalidKeyId, KeyId};
 pub use usage::{UsageBucket, UsageDelta};
@@ -39,6 +44,9 @@ pub struct KeyRecord {
     pub scopes: ScopeSet,
     /// Its own rate limits; where there are none, a layer's defaults apply.
     pub limits: RateLimits,
+    /// Its budget; where there is none, credits do not matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credits: Option<CreditPlan>,
     /// Whatever the application wants to keep with the key.
     pub metadata: BTreeMap<String, String>,
     /// The networks it may be used from; everywhere, where there are none.

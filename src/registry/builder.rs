@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{ApiKeys, flush};
 use crate::cache::{CacheConfig, KeyCache};
 use crate::clock::{Clock, SystemClock};
+use crate::credits::{Accounts, Unspent};
 use crate::failures::FailureLimiter;
 use crate::invalidation::{InvalidationBus, Publisher, Role, listen};
 use crate::key::{KeyFormat, KeyHasher};
@@ -139,7 +140,8 @@ impl<S> Builder<S> {
         self
     }
 
-    /// How often gathered use is written. Default: every 10 seconds.
+    /// How often gathered use is written, and for how long [credits](crate::NewKey::credits) are
+    /// leased at a time. Default: every 10 seconds.
     ///
     /// # Panics
     ///
@@ -155,13 +157,15 @@ impl<S> Builder<S> {
 }
 
 impl<S: KeyStore> Builder<S> {
-    /// A verifier that reads keys and writes nothing: it counts no use.
+    /// A verifier that reads keys and writes nothing: it counts no use, and answers 503 to keys that
+    /// have [credits](crate::NewKey::credits), which it could not charge.
     ///
     /// # Panics
     ///
     /// Outside of a Tokio runtime, when there is a bus to listen to.
     pub fn build_verifier(self) -> Verifier {
-        self.settings.into_verifier(Arc::new(self.store), None)
+        self.settings
+            .into_verifier(Arc::new(self.store), None, None)
     }
 }
 
@@ -175,9 +179,16 @@ impl<S: KeyRepository> Builder<S> {
         let interval = self.settings.flush_interval;
         let repository: Arc<dyn KeyRepository> = Arc::new(self.store);
         let store: Arc<dyn KeyStore> = Arc::clone(&repository) as _;
+        let accounts = Arc::new(Accounts::new(
+            Arc::clone(&repository),
+            Arc::clone(&self.settings.clock),
+            interval,
+            self.settings.cache.store_deadline(),
+        ));
+        let usage = UsageRecorder::default();
         let verifier = self
             .settings
-            .into_verifier(store, Some(UsageRecorder::default()));
+            .into_verifier(store, Some(usage), Some(accounts));
         let parts = Arc::downgrade(&verifier.parts);
         let flusher = tokio::spawn(flush_regularly(parts, Arc::clone(&repository), interval));
         let flusher = Arc::new(flusher.abort_handle());
@@ -191,9 +202,15 @@ impl<S: KeyRepository> Builder<S> {
 }
 
 impl Settings {
-    fn into_verifier(self, store: Arc<dyn KeyStore>, usage: Option<UsageRecorder>) -> Verifier {
+    fn into_verifier(
+        self,
+        store: Arc<dyn KeyStore>,
+        usage: Option<UsageRecorder>,
+        accounts: Option<Arc<Accounts>>,
+    ) -> Verifier {
         let buses: Vec<_> = store.bus().into_iter().chain(self.buses).collect();
-        let cache = Arc::new(KeyCache::new(store, Arc::clone(&self.clock), self.cache));
+        let cache = KeyCache::new(store, Arc::clone(&self.clock), self.cache, accounts.clone());
+        let cache = Arc::new(cache);
         let heard = if self.listens { &*buses } else { &[] };
         if !heard.is_empty() {
             cache.depend_on_bus();
@@ -220,6 +237,7 @@ impl Settings {
             failures: failures.map(|limit| FailureLimiter::new(limit, &limiter)),
             limiter,
             usage,
+            accounts,
             realm: Realm::new(),
             log_budgets: LogBudgets::default(),
         };
@@ -248,7 +266,7 @@ impl Default for Settings {
     }
 }
 
-/// Writes the gathered use until the keys are gone.
+/// Writes the gathered use, and gives back the credits of idle keys, until the keys are gone.
 async fn flush_regularly(
     parts: Weak<Parts>,
     repository: Arc<dyn KeyRepository>,
@@ -259,7 +277,9 @@ async fn flush_regularly(
         let Some(parts) = parts.upgrade() else { return };
         let (verifier, repository) = (Verifier { parts }, Arc::clone(&repository));
         // In a task of its own: to abort this one must not abort a write.
-        let written = tokio::spawn(async move { flush(&verifier, &*repository).await }).await;
+        let written =
+            tokio::spawn(async move { flush(&verifier, &*repository, Unspent::OfIdle).await })
+                .await;
         if let Ok(Err(error)) = written {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::KeyError;
 use crate::key::{KeyDigest, KeyFormat};
 use crate::limit::{RateLimit, RateLimits};
-use crate::record::{Credential, KeyId, KeyRecord};
+use crate::record::{Credential, CreditPlan, Credits, KeyId, KeyRecord};
 use crate::scope::ScopeSet;
 
 /// What a new key shall be. Everything but the name has a default; values are checked when the
@@ -21,6 +21,7 @@ pub struct NewKey {
     environment: Option<String>,
     scopes: Vec<String>,
     limits: Vec<RateLimit>,
+    credits: Option<Credits>,
     expires_at: Option<Timestamp>,
     metadata: BTreeMap<String, String>,
     allowed_addresses: Vec<IpNet>,
@@ -64,6 +65,13 @@ impl NewKey {
     /// so that a layer's defaults apply.
     pub fn limit(mut self, limit: RateLimit) -> Self {
         self.limits.push(limit);
+        self
+    }
+
+    /// Its budget: each request takes its cost from it, and is refused when there is too little.
+    /// Default: none is needed.
+    pub fn credits(mut self, credits: impl Into<Option<Credits>>) -> Self {
+        self.credits = credits.into();
         self
     }
 
@@ -121,6 +129,7 @@ impl NewKey {
             environment,
             scopes: checked_scopes(&self.scopes)?,
             limits: checked_limits(self.limits)?,
+            credits: self.credits.map(|new| plan(&new, 1)).transpose()?,
             metadata: checked_metadata(self.metadata)?,
             allowed_addresses: checked_addresses(self.allowed_addresses)?,
             enabled: true,
@@ -141,6 +150,11 @@ pub struct KeyUpdate {
     name: Option<String>,
     scopes: Option<Vec<String>>,
     limits: Option<Vec<RateLimit>>,
+    #[expect(
+        clippy::option_option,
+        reason = "no change, no budget and a budget are three things"
+    )]
+    credits: Option<Option<Credits>>,
     metadata: Option<BTreeMap<String, String>>,
     allowed_addresses: Option<Vec<IpNet>>,
     expires_at: Option<End>,
@@ -172,6 +186,14 @@ impl KeyUpdate {
     /// was counted.
     pub fn limits(mut self, limits: impl IntoIterator<Item = RateLimit>) -> Self {
         self.limits = Some(limits.into_iter().collect());
+        self
+    }
+
+    /// This budget instead of what it has or has left, from now on; or none, so that it needs no
+    /// credits. What instances have leased of the old one can be spent until they hear of the
+    /// change.
+    pub fn credits(mut self, credits: impl Into<Option<Credits>>) -> Self {
+        self.credits = Some(credits.into());
         self
     }
 
@@ -219,6 +241,11 @@ impl KeyUpdate {
         }
         if let Some(limits) = &self.limits {
             record.limits = checked_limits(limits.clone())?;
+        }
+        if let Some(credits) = &self.credits {
+            let version = record.version + 1;
+            let plan = credits.as_ref().map(|new| plan(new, version));
+            record.credits = plan.transpose()?;
         }
         if let Some(metadata) = &self.metadata {
             record.metadata = checked_metadata(metadata.clone())?;
@@ -291,6 +318,24 @@ fn checked_scopes(scopes: &[String]) -> Result<ScopeSet, KeyError> {
 
 fn checked_limits(limits: Vec<RateLimit>) -> Result<RateLimits, KeyError> {
     RateLimits::new(limits).map_err(|error| KeyError::invalid("limits", error))
+}
+
+/// The plan that the key's `version` brings.
+fn plan(credits: &Credits, version: u64) -> Result<CreditPlan, KeyError> {
+    let Credits { remaining, refill } = *credits;
+    if remaining > Credits::MAX {
+        let reason = format!("it must be 0 to {}", Credits::MAX);
+        return Err(KeyError::invalid("credits.remaining", reason));
+    }
+    if refill.is_some_and(|refill| !(1..=Credits::MAX).contains(&refill.amount)) {
+        let reason = format!("it must be 1 to {}", Credits::MAX);
+        return Err(KeyError::invalid("credits.refill.amount", reason));
+    }
+    Ok(CreditPlan {
+        granted: remaining,
+        refill,
+        since_version: version,
+    })
 }
 
 fn checked_end(end: Timestamp, now: Timestamp) -> Result<Timestamp, KeyError> {

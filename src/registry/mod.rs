@@ -32,10 +32,11 @@ pub(crate) use input::{
     MAX_ADDRESSES, MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, MAX_TEXT,
 };
 
+use crate::credits::Unspent;
 use crate::invalidation::{DigestTag, Invalidation};
 use crate::key::{ApiKey, KeyDigest};
 use crate::record::{
-    Credential, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket,
+    Credential, CreditBalance, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket,
 };
 use crate::store::{KeyChange, KeyFilter, KeyPage, KeyRepository, StoreError};
 use crate::telemetry;
@@ -299,24 +300,65 @@ impl ApiKeys {
         Ok(self.repository.events(id, limit).await?)
     }
 
-    /// Writes the use gathered so far.
+    /// What is left of a key's credits; none for a key that has no budget. What this instance has
+    /// leased and not spent counts as left; what others have leased, as spent.
     ///
     /// # Errors
     ///
-    /// [`KeyErrorKind::Store`]; what was not written is kept for the next time.
-    pub async fn flush(&self) -> Result<(), KeyError> {
-        let (verifier, repository) = (self.verifier.clone(), Arc::clone(&self.repository));
-        Ok(to_the_end(async move { flush(&verifier, &*repository).await }).await?)
+    /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Store`].
+    pub async fn credits(&self, id: KeyId) -> Result<Option<CreditBalance>, KeyError> {
+        let key = self.get(id).await?;
+        let mut balances = self.balances([&key]).await?;
+        Ok(balances.pop().map(|(_, balance)| balance))
     }
 
-    /// Ends the background task and writes the use gathered so far. Call it when the server has
-    /// answered its last request.
+    /// The same of those of `keys` that have a budget.
+    pub(crate) async fn balances(
+        &self,
+        keys: impl IntoIterator<Item = &Key>,
+    ) -> Result<Vec<(KeyId, CreditBalance)>, KeyError> {
+        let keys = keys.into_iter().map(|key| &key.record);
+        let with_budget = keys.filter(|record| record.credits.is_some());
+        let ids: Vec<_> = with_budget.map(|record| record.id).collect();
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut balances = self.repository.credits(&ids).await?;
+        let now = self.now();
+        for (id, balance) in &mut balances {
+            *balance = balance.at(now);
+            if let Some(accounts) = &self.verifier.parts.accounts {
+                let leased = accounts.leased(*id, balance.period);
+                balance.remaining = balance.remaining.saturating_add(leased);
+            }
+        }
+        Ok(balances)
+    }
+
+    /// Writes the use gathered so far, and gives back the credits leased for keys that spent none
+    /// since the last time.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyErrorKind::Store`]; use that was not written is kept for the next time, credits that
+    /// were not given back are lost.
+    pub async fn flush(&self) -> Result<(), KeyError> {
+        self.flush_with(Unspent::OfIdle).await
+    }
+
+    async fn flush_with(&self, credits: Unspent) -> Result<(), KeyError> {
+        let (verifier, repository) = (self.verifier.clone(), Arc::clone(&self.repository));
+        Ok(to_the_end(async move { flush(&verifier, &*repository, credits).await }).await?)
+    }
+
+    /// Ends the background task, writes the use gathered so far and gives back all credits that
+    /// were leased and not spent. Call it when the server has answered its last request.
     ///
     /// # Errors
     ///
     /// As [`ApiKeys::flush`].
     pub async fn shutdown(&self) -> Result<(), KeyError> {
-        let flushed = self.flush().await;
+        let flushed = self.flush_with(Unspent::OfAll).await;
         self.flusher.abort();
         flushed
     }
@@ -498,15 +540,25 @@ async fn to_the_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 's
     }
 }
 
-async fn flush(verifier: &Verifier, repository: &dyn KeyRepository) -> Result<(), StoreError> {
-    match &verifier.parts.usage {
+async fn flush(
+    verifier: &Verifier,
+    repository: &dyn KeyRepository,
+    credits: Unspent,
+) -> Result<(), StoreError> {
+    let parts = &verifier.parts;
+    let used = match &parts.usage {
         Some(usage) => {
             let flushed = usage.flush(repository).await;
             telemetry::flushed(flushed.is_ok());
             flushed
         }
         None => Ok(()),
-    }
+    };
+    let given_back = match &parts.accounts {
+        Some(accounts) => accounts.give_back(credits).await,
+        None => Ok(()),
+    };
+    used.and(given_back)
 }
 
 impl Issued {

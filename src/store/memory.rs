@@ -10,7 +10,10 @@ use super::{
     KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
 };
 use crate::key::KeyDigest;
-use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
+use crate::record::{
+    Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
+    UsageBucket, UsageDelta,
+};
 
 /// Keys in memory, for tests and first steps: gone when the process ends. Clones share the keys.
 ///
@@ -38,6 +41,7 @@ struct State {
     owners: HashMap<KeyDigest, KeyId>,
     usage: BTreeMap<(KeyId, Timestamp), UsageBucket>,
     events: HashMap<KeyId, Vec<KeyEvent>>,
+    credits: HashMap<KeyId, CreditBalance>,
 }
 
 impl State {
@@ -47,6 +51,10 @@ impl State {
             return false;
         }
         self.owners.insert(credential.digest, record.id);
+        if let Some(plan) = &record.credits {
+            let balance = CreditBalance::set(plan, event.at);
+            self.credits.insert(record.id, balance);
+        }
         let key = Key {
             record: record.clone(),
             credentials: vec![credential.clone()],
@@ -165,6 +173,14 @@ impl KeyRepository for MemoryStore {
         }
         key.credentials.extend(change.add_credential.clone());
         key.record = change.record.clone();
+        match &change.record.credits {
+            Some(plan) if plan.since_version == change.record.version => {
+                let balance = CreditBalance::set(plan, change.event.at);
+                state.credits.insert(id, balance);
+            }
+            Some(_) => {}
+            None => drop(state.credits.remove(&id)),
+        }
         state
             .events
             .entry(id)
@@ -221,5 +237,38 @@ impl KeyRepository for MemoryStore {
         let state = self.state();
         let events = state.events.get(&id).map_or(&[][..], Vec::as_slice);
         Ok(events[events.len().saturating_sub(limit)..].to_vec())
+    }
+
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError> {
+        let state = &mut *self.state();
+        Ok(state.credits.get_mut(&id).map(|balance| {
+            *balance = balance.at(now);
+            CreditGrant {
+                granted: balance.take(at_least, at_most),
+                left: *balance,
+            }
+        }))
+    }
+
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
+        let state = &mut *self.state();
+        for back in returns {
+            if let Some(balance) = state.credits.get_mut(&back.key) {
+                balance.give_back(back.credits, back.period);
+            }
+        }
+        Ok(())
+    }
+
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
+        let state = self.state();
+        let known = |id: &KeyId| Some((*id, *state.credits.get(id)?));
+        Ok(ids.iter().filter_map(known).collect())
     }
 }

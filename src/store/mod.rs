@@ -30,7 +30,8 @@ pub use sqlite::SqliteStore;
 use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{
-    Credential, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket, UsageDelta,
+    Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
+    KeyStatus, UsageBucket, UsageDelta,
 };
 
 /// Finds keys: all that a service which only verifies needs.
@@ -92,6 +93,13 @@ pub struct StoredKey {
 ///    [`insert`](Self::insert) does, but passes over those that are duplicates, of stored keys or
 ///    of earlier ones in the batch: they leave no trace and are told apart from those that were
 ///    written. After an error the same batch can be given again.
+/// 7. [`insert`](Self::insert), [`insert_all`](Self::insert_all), and a change to the version that its own
+///    [`CreditPlan`](crate::CreditPlan) names, [set](CreditBalance::set) the balance of the key, at
+///    the time of the event. A change to any other version leaves the balance as it is, unless
+///    there is no plan any more: then it goes.
+/// 8. Of any number of concurrent calls of [`take_credits`](Self::take_credits) each takes what no
+///    other one takes, and nothing that is not there. What is [given
+///    back](Self::give_back_credits) goes to the balance it was taken from, or to none.
 #[async_trait]
 pub trait KeyRepository: KeyStore {
     /// Writes a new key with its first credential.
@@ -145,6 +153,25 @@ pub trait KeyRepository: KeyStore {
 
     /// The last `limit` events of a key, oldest first, in the order in which they were written.
     async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError>;
+
+    /// [Takes](CreditBalance::take) credits out of a key's balance [as it is at
+    /// `now`](CreditBalance::at), for an instance to spend. None for a key without a budget.
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError>;
+
+    /// [Gives back](CreditBalance::give_back) what was not spent. What belongs to a key or to a
+    /// period that does not exist any more is passed over. It is not asked to do it again after an
+    /// error, for then it may have been done.
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError>;
+
+    /// The balances of those of `ids` that have a budget, as they are stored: a refill that is due
+    /// may not have been made.
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError>;
 }
 
 /// A new key as [`KeyRepository::insert_all`] takes it.
@@ -274,5 +301,23 @@ impl<S: KeyRepository + ?Sized> KeyRepository for Arc<S> {
 
     async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
         (**self).events(id, limit).await
+    }
+
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError> {
+        (**self).take_credits(id, at_least, at_most, now).await
+    }
+
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
+        (**self).give_back_credits(returns).await
+    }
+
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
+        (**self).credits(ids).await
     }
 }

@@ -59,10 +59,12 @@ impl TestPrincipal {
     /// When a value of the key is not valid.
     pub fn build(self) -> KeyPrincipal {
         let now = Timestamp::UNIX_EPOCH;
-        let record = self
+        let mut record = self
             .key
             .into_record(&self.format, now)
             .unwrap_or_else(|error| panic!("invalid key for a test: {error}"));
+        // A handler sees nothing of credits, and there is no balance that they could be charged to.
+        record.credits = None;
         let credential = Credential {
             digest: KeyDigest::from_bytes([0; 32]),
             pepper: None,

@@ -6,7 +6,10 @@ use tokio::sync::watch;
 
 use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
-use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
+use crate::record::{
+    Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
+    UsageBucket, UsageDelta,
+};
 use crate::store::{
     KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
 };
@@ -198,5 +201,25 @@ impl<S: KeyRepository> KeyRepository for ScriptedStore<S> {
     async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
         self.check()?;
         self.inner.events(id, limit).await
+    }
+
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError> {
+        self.write(self.inner.take_credits(id, at_least, at_most, now))
+            .await
+    }
+
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
+        self.write(self.inner.give_back_credits(returns)).await
+    }
+
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
+        self.check()?;
+        self.inner.credits(ids).await
     }
 }

@@ -7,12 +7,15 @@
 //!    that is accepted.
 //! 5. It may be used from the client's address.
 //! 6. It has every scope that is required.
-//! 7. Its limits, and those of the route, have room: all are charged, or none.
+//! 7. It has credits left, if it needs any. They are set aside, and given back when anything that
+//!    follows refuses the request.
+//! 8. Its limits, and those of the route, have room: all are charged, or none.
 //!
 //! Whatever fails at 1 to 4 is one and the same answer to the client. Nothing is charged before
-//! the last step, so a refused request costs nothing.
+//! the last two steps, so a refused request costs nothing.
 
 mod attempt;
+mod held;
 mod nested;
 mod policy;
 
@@ -27,6 +30,7 @@ pub use attempt::{Attempt, Verified};
 
 use crate::cache::{Cached, CachedKey, Fingerprint, KeyCache, Outage, Sought};
 use crate::clock::{Clock, Moment};
+use crate::credits::Accounts;
 use crate::denial::{Denial, DenialReason};
 use crate::failures::FailureLimiter;
 use crate::invalidation::Publisher;
@@ -56,6 +60,7 @@ pub(crate) struct Parts {
     pub(crate) limiter: Limiter,
     pub(crate) failures: Option<FailureLimiter>,
     pub(crate) usage: Option<UsageRecorder>,
+    pub(crate) accounts: Option<Arc<Accounts>>,
     pub(crate) realm: Realm,
     pub(crate) log_budgets: LogBudgets,
 }
@@ -81,12 +86,12 @@ pub(crate) struct Lookup {
 pub(crate) enum Judgement {
     /// This.
     Made(Result<Admission, Denial>),
-    /// What the limiter says, which has to be waited for.
+    /// What the store says of credits, or the limiter, which has to be waited for.
     Pending(BoxFuture<'static, Result<Admission, Denial>>),
 }
 
 impl Verifier {
-    /// Decides on `attempt`, and charges the limits when the key is good.
+    /// Decides on `attempt`, and charges the credits and the limits when the key is good.
     ///
     /// # Errors
     ///
@@ -287,7 +292,7 @@ impl Lookup {
 }
 
 impl Judgement {
-    async fn made(self) -> Result<Admission, Denial> {
+    pub(super) async fn made(self) -> Result<Admission, Denial> {
         match self {
             Self::Made(outcome) => outcome,
             Self::Pending(outcome) => outcome.await,

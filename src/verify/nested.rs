@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::held::Held;
 use super::policy::check_scopes;
 use super::{Admission, Judgement, Parts, Verifier};
 use crate::bill::Bill;
+use crate::credits::{Refused, Reserve};
 use crate::denial::Denial;
 use crate::limit::{Acquire, Decision, LimiterOutage};
 use crate::principal::KeyPrincipal;
@@ -20,7 +22,7 @@ impl Verifier {
         let parts = &self.parts;
         let now = parts.clock.now();
         let key = &principal.key;
-        let bill = principal.bill.on_top(key, needs, now);
+        let mut bill = principal.bill.on_top(key, needs, now);
         let denied = |denial: Denial| Judgement::Made(Err(denial.of_key(key)));
         if let Err(reason) = parts.check_kind(key, needs) {
             return denied(parts.fail(reason, None, now));
@@ -28,14 +30,26 @@ impl Verifier {
         if let Err(denial) = check_scopes(key, needs) {
             return denied(denial.with_limits(bill.foresee(key, &parts.limiter, false)));
         }
-        match bill.charge(key, &parts.limiter) {
-            Acquire::Done(decision) => {
-                Judgement::Made(parts.settle_on_top(principal, bill, decision))
+        match bill.reserve_credits(key) {
+            Reserve::Done(Ok(reserved)) => {
+                bill.accept_credits(reserved);
+                parts.charge_on_top(principal, bill)
             }
-            Acquire::Wait(decision) => {
+            Reserve::Done(Err(refused)) => {
+                Judgement::Made(Err(parts.without_credits_on_top(principal, &bill, refused)))
+            }
+            Reserve::Wait(reserved) => {
                 let (parts, principal) = (Arc::clone(parts), principal.clone());
                 Judgement::Pending(Box::pin(async move {
-                    parts.settle_on_top(&principal, bill, decision.await)
+                    let reserved = reserved.await;
+                    bill.postpone(parts.clock.now());
+                    match reserved {
+                        Ok(reserved) => bill.accept_credits(reserved),
+                        Err(refused) => {
+                            return Err(parts.without_credits_on_top(&principal, &bill, refused));
+                        }
+                    }
+                    parts.charge_on_top(&principal, bill).made().await
                 }))
             }
         }
@@ -54,6 +68,39 @@ impl Verifier {
 }
 
 impl Parts {
+    /// Charges the limits, once the credits are there.
+    fn charge_on_top(self: &Arc<Self>, principal: &KeyPrincipal, bill: Bill) -> Judgement {
+        match bill.charge(&principal.key, &self.limiter) {
+            Acquire::Done(decision) => {
+                Judgement::Made(self.settle_on_top(principal, bill, decision))
+            }
+            Acquire::Wait(decision) => {
+                let (parts, principal) = (Arc::clone(self), principal.clone());
+                let held = Held::new(Arc::clone(&principal.key), bill);
+                Judgement::Pending(Box::pin(async move {
+                    let decision = decision.await;
+                    let (_, bill) = held.release();
+                    parts.settle_on_top(&principal, bill, decision)
+                }))
+            }
+        }
+    }
+
+    fn without_credits_on_top(
+        &self,
+        principal: &KeyPrincipal,
+        bill: &Bill,
+        refused: Refused,
+    ) -> Denial {
+        let key = &principal.key;
+        let denial = match refused {
+            Refused::Short(shortage) => bill.credits_exhausted(&shortage),
+            Refused::Outage(outage) => outage.into(),
+        };
+        let denial = denial.with_limits(bill.foresee(key, &self.limiter, false));
+        denial.of_key(key)
+    }
+
     /// The last step: the limits decide.
     fn settle_on_top(
         &self,
@@ -82,6 +129,7 @@ impl Parts {
                 Denial::from(outage).with_limits(bill.foresee(key, &self.limiter, false))
             }
         };
+        bill.give_back_credits(key);
         Err(denial.of_key(key))
     }
 }

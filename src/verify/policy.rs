@@ -3,12 +3,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
+use super::held::Held;
 use super::{Admission, Judgement, Parts};
 use crate::bill::Bill;
 use crate::cache::CachedKey;
 use crate::clock::Moment;
+use crate::credits::{Refused, Reserve, Reserved};
 use crate::denial::{Denial, DenialReason};
 use crate::key::{Candidates, KeyDigest};
 use crate::limit::{Acquire, Decision, LimiterOutage};
@@ -45,23 +48,93 @@ impl Parts {
         if let Err(reason) = valid.and_then(|()| self.check_kind(&key, needs)) {
             return Judgement::Made(Err(self.not_valid(&key, reason, address, now)));
         }
-        let bill = Bill::new(&key, needs, now);
+        let mut bill = Bill::new(&key, needs, now);
         if let Err(denial) = check_address(&key, address).and_then(|()| check_scopes(&key, needs)) {
             // The answer to a verified key tells its limits, also where nothing is charged.
             let denial = denial.with_limits(bill.ask(&key, &self.limiter));
             return Judgement::Made(Err(self.refused(&key, denial, now)));
         }
+        match bill.reserve_credits(&key) {
+            Reserve::Done(Ok(reserved)) => {
+                bill.accept_credits(reserved);
+                self.charge(key, bill, address, now)
+            }
+            Reserve::Done(Err(refused)) => {
+                Judgement::Made(Err(self.without_credits(&key, &bill, refused, now)))
+            }
+            Reserve::Wait(reserved) => {
+                let parts = Arc::clone(self);
+                Judgement::Pending(Box::pin(async move {
+                    parts.judge_late(key, bill, reserved, address).await
+                }))
+            }
+        }
+    }
+
+    /// Charges the limits, once the credits are there.
+    #[inline]
+    fn charge(
+        self: &Arc<Self>,
+        key: Arc<CachedKey>,
+        bill: Bill,
+        address: Option<IpAddr>,
+        now: Moment,
+    ) -> Judgement {
         match bill.charge(&key, &self.limiter) {
             Acquire::Done(decision) => Judgement::Made(self.settle(key, bill, decision, now)),
             Acquire::Wait(decision) => {
-                let parts = Arc::clone(self);
+                let (parts, held) = (Arc::clone(self), Held::new(key, bill));
                 Judgement::Pending(Box::pin(async move {
                     let decision = decision.await;
                     parts.measure(Path::Limiter, now);
+                    let (key, bill) = held.release();
                     parts.settle_late(key, bill, decision, address)
                 }))
             }
         }
+    }
+
+    /// The rest of the way after credits had to be asked for: the key may have ended in that time.
+    async fn judge_late(
+        self: Arc<Self>,
+        key: Arc<CachedKey>,
+        mut bill: Bill,
+        reserved: BoxFuture<'static, Result<Reserved, Refused>>,
+        address: Option<IpAddr>,
+    ) -> Result<Admission, Denial> {
+        let began = bill.time();
+        let reserved = reserved.await;
+        let now = self.clock.now();
+        self.measure(Path::Store, began);
+        bill.postpone(now);
+        if let Ok(reserved) = reserved {
+            bill.accept_credits(reserved);
+        }
+        if let Err(reason) = self.check_status(&key, now) {
+            bill.give_back_credits(&key);
+            return Err(self.not_valid(&key, reason, address, now));
+        }
+        if let Err(refused) = reserved {
+            return Err(self.without_credits(&key, &bill, refused, now));
+        }
+        self.charge(key, bill, address, now).made().await
+    }
+
+    /// The answer to a good key that has too few credits, as far as is known.
+    #[cold]
+    fn without_credits(
+        &self,
+        key: &Arc<CachedKey>,
+        bill: &Bill,
+        refused: Refused,
+        now: Moment,
+    ) -> Denial {
+        let denial = match refused {
+            Refused::Short(shortage) => bill.credits_exhausted(&shortage),
+            Refused::Outage(outage) => outage.into(),
+        };
+        let denial = denial.with_limits(bill.ask(key, &self.limiter));
+        self.refused(key, denial, now)
     }
 
     /// The last step: the limits decide.
@@ -86,6 +159,7 @@ impl Parts {
             Ok(decision) => Denial::rate_limited(bill.standing(&key, &decision).to_report()),
             Err(outage) => Denial::from(outage).with_limits(bill.ask(&key, &self.limiter)),
         };
+        bill.give_back_credits(&key);
         Err(self.refused(&key, denial, now))
     }
 
@@ -101,6 +175,8 @@ impl Parts {
         if let Err(reason) = self.check_status(&key, now) {
             if decision.is_ok_and(|decision| decision.is_admitted()) {
                 bill.take_back(&key, &self.limiter, now);
+            } else {
+                bill.give_back_credits(&key);
             }
             return Err(self.not_valid(&key, reason, address, now));
         }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderName, HeaderValue, Request, Response};
 use tower::{Layer, Service, ServiceExt, service_fn};
-use tower_api_key::{Attempt, NewKey, Requirements};
+use tower_api_key::{Attempt, Credits, NewKey, Refill, Requirements};
 
 use crate::support::{Bench, bearing, limit};
 
@@ -60,6 +60,26 @@ async fn a_decision_on_a_cached_key_allocates_nothing() {
     for _ in 0..100 {
         let counted = measure(|| {
             let verified = verify().now_or_never().expect("it is in the cache");
+            assert!(verified.is_ok());
+        });
+        assert_eq!(counted.count_total, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_decision_on_a_key_with_credits_allocates_nothing() {
+    let bench = Bench::new();
+    let credits = Credits::refilled(Refill::monthly(1_000_000));
+    let key = bench.secret(key().credits(credits)).await;
+    let needs = Requirements::new().scopes(["a", "b"]);
+    let verify = || bench.keys.verifier().verify(Attempt::new(&key), &needs);
+    // Batches grow: 1, 9, 73, and the next covers the rest.
+    for _ in 0..100 {
+        verify().await.unwrap();
+    }
+    for _ in 0..100 {
+        let counted = measure(|| {
+            let verified = verify().now_or_never().expect("it is leased");
             assert!(verified.is_ok());
         });
         assert_eq!(counted.count_total, 0);

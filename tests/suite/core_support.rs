@@ -70,6 +70,15 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// A request of this cost, in a task of its own.
+    pub(crate) fn begin_cost(&self, text: &str, cost: u64) -> JoinHandle<Result<Verified, Denial>> {
+        let (verifier, text) = (self.keys.verifier().clone(), text.to_owned());
+        let needs = Requirements::new().cost(cost);
+        tokio::spawn(async move { verifier.verify(Attempt::new(&text), &needs).await })
+    }
+}
+
 /// Whether `text` may read orders.
 pub(crate) async fn verify(verifier: &Verifier, text: &str) -> Result<Verified, Denial> {
     let needs = Requirements::new().scopes(["orders:read"]);

@@ -8,6 +8,7 @@ mod cli;
 mod clients;
 mod contract;
 mod core_support;
+mod credits;
 mod extractors;
 mod fleet;
 mod hot_keys;

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tower_api_key::testing::conformance;
 use tower_api_key::{
-    Credential, Key, KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyInsertion, KeyPage,
-    KeyRecord, KeyRepository, KeyStore, MemoryStore, SqliteStore, StoreError, StoredKey,
-    UsageBucket, UsageDelta,
+    Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyChange, KeyDigest, KeyEvent,
+    KeyFilter, KeyId, KeyInsertion, KeyPage, KeyRecord, KeyRepository, KeyStore, MemoryStore,
+    SqliteStore, StoreError, StoredKey, UsageBucket, UsageDelta,
 };
 
 use crate::postgres::Database;
@@ -91,6 +91,9 @@ async fn the_suite_finds_what_is_broken() {
         (Fault::CutsTimesToSeconds, "KeyRepository contract 5"),
         (Fault::EndsTheNewCredential, "KeyChange::end_credentials_at"),
         (Fault::NeverEndsAListing, "KeyRepository::list"),
+        (Fault::GivesBackAnywhere, "KeyRepository contract 8"),
+        (Fault::GrantsTwice, "KeyRepository contract 8"),
+        (Fault::ResetsTheBalance, "KeyRepository contract 7"),
     ] {
         let broken = async || Broken {
             fault,
@@ -115,11 +118,14 @@ enum Fault {
     FindsAnything,
     ForgetsTheFirstEvent,
     ForgetsTheLatest,
+    GivesBackAnywhere,
+    GrantsTwice,
     HidesRevoked,
     IgnoresTheVersion,
     InsertsHalfOfABatch,
     InsertsOverDuplicates,
     NeverEndsAListing,
+    ResetsTheBalance,
     StopsABatchAtADuplicate,
     TellsThatAllIsNew,
 }
@@ -219,7 +225,20 @@ impl KeyRepository for Broken {
         {
             credential.expires_at = change.end_credentials_at;
         }
-        self.store.apply(&change).await
+        let applied = self.store.apply(&change).await?;
+        if self.fault == Fault::ResetsTheBalance
+            && let Some(plan) = change.record.credits
+        {
+            let id = change.record.id;
+            let (_, balance) = self.store.credits(&[id]).await?[0];
+            let back = CreditReturn {
+                key: id,
+                credits: plan.granted.saturating_sub(balance.remaining),
+                period: balance.period,
+            };
+            self.store.give_back_credits(&[back]).await?;
+        }
+        Ok(applied)
     }
 
     async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
@@ -241,5 +260,39 @@ impl KeyRepository for Broken {
             events.remove(0);
         }
         Ok(events)
+    }
+
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError> {
+        let grant = self.store.take_credits(id, at_least, at_most, now).await?;
+        if let (Fault::GrantsTwice, Some(grant)) = (self.fault, grant) {
+            let back = CreditReturn {
+                key: id,
+                credits: grant.granted,
+                period: grant.left.period,
+            };
+            self.store.give_back_credits(&[back]).await?;
+        }
+        Ok(grant)
+    }
+
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
+        let mut returns = returns.to_vec();
+        if self.fault == Fault::GivesBackAnywhere {
+            for back in &mut returns {
+                let balance = self.store.credits(&[back.key]).await?;
+                back.period = balance.first().map_or(back.period, |(_, own)| own.period);
+            }
+        }
+        self.store.give_back_credits(&returns).await
+    }
+
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
+        self.store.credits(ids).await
     }
 }

@@ -179,6 +179,7 @@ pub(crate) async fn insert(store: &impl KeyRepository) -> Key {
         environment: "live".into(),
         scopes: ScopeSet::default(),
         limits: RateLimits::default(),
+        credits: None,
         metadata: [("plan".to_owned(), "pro".to_owned())].into(),
         allowed_addresses: vec![],
         enabled: true,

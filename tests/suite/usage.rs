@@ -9,9 +9,10 @@ use jiff::Timestamp;
 use tokio::sync::Barrier;
 use tower_api_key::testing::{ManualClock, ScriptedStore};
 use tower_api_key::{
-    ApiKeys, Attempt, Credential, DenialReason, FLUSH_INTERVAL, Key, KeyChange, KeyDigest,
-    KeyErrorKind, KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore,
-    MemoryStore, NewKey, RateLimit, Requirements, StoreError, StoredKey, UsageBucket, UsageDelta,
+    ApiKeys, Attempt, Credential, CreditBalance, CreditGrant, CreditReturn, DenialReason,
+    FLUSH_INTERVAL, Key, KeyChange, KeyDigest, KeyErrorKind, KeyEvent, KeyFilter, KeyId, KeyPage,
+    KeyRecord, KeyRepository, KeyStore, MemoryStore, NewKey, RateLimit, Requirements, StoreError,
+    StoredKey, UsageBucket, UsageDelta,
 };
 
 use crate::core_support::{
@@ -479,5 +480,23 @@ impl KeyRepository for Flaky {
 
     async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
         self.memory.events(id, limit).await
+    }
+
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError> {
+        self.memory.take_credits(id, at_least, at_most, now).await
+    }
+
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
+        self.memory.give_back_credits(returns).await
+    }
+
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
+        self.memory.credits(ids).await
     }
 }

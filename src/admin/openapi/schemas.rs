@@ -6,6 +6,7 @@ use crate::admin::request::Rotation;
 use crate::key::KeyFormat;
 use crate::limit::{RateLimit, RateLimits};
 use crate::openapi::reference;
+use crate::record::Credits;
 use crate::registry::{
     MAX_ADDRESSES, MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, MAX_TEXT,
 };
@@ -19,6 +20,7 @@ pub(super) fn schemas(format: &KeyFormat) -> Value {
         "ApiKeyPatch": patch(),
         "ApiKeyRotation": rotation(),
         "ApiKeyLimit": limit(),
+        "ApiKeyCredits": credits(),
         "ApiKey": key(),
         "ApiKeyCredential": credential(),
         "ApiKeyIssued": issued(),
@@ -44,6 +46,7 @@ fn new_key(format: &KeyFormat) -> Value {
             "environment": optional_choice("Where it is for.", environments),
             "scopes": scopes(),
             "limits": limits(),
+            "credits": budget("Its budget. Null: it needs none."),
             "expires_at": nullable(described(time(), END)),
             "metadata": metadata(),
             "allowed_addresses": networks(),
@@ -54,12 +57,14 @@ fn new_key(format: &KeyFormat) -> Value {
 fn patch() -> Value {
     json!({
         "type": "object",
-        "description": "What shall change. Only `expires_at` can be null, which takes the end away.",
+        "description": "What shall change. Only `expires_at` and `credits` can be null, which takes \
+            them away.",
         "additionalProperties": false,
         "properties": {
             "name": text("What people call the key."),
             "scopes": scopes(),
             "limits": limits(),
+            "credits": budget("The budget from now on, whatever was left. Null: it needs none."),
             "metadata": metadata(),
             "expires_at": nullable(described(time(), END)),
             "enabled": { "type": "boolean", "description": "Switches the key on or off." },
@@ -105,6 +110,44 @@ fn limit() -> Value {
             },
         },
         "example": { "name": "burst", "quota": 100, "window_seconds": 60 },
+    })
+}
+
+fn credits() -> Value {
+    json!({
+        "type": "object",
+        "description": "What a key may spend. Each request takes its cost.",
+        "required": ["remaining"],
+        "additionalProperties": false,
+        "properties": {
+            "remaining": {
+                "type": "integer", "format": "int64", "minimum": 0, "maximum": Credits::MAX,
+                "description": "How many credits there are. What other instances of the service \
+                    have set aside to spend is not among them.",
+            },
+            "refill": {
+                "type": ["object", "null"],
+                "description": "What `remaining` is set to at the beginning of each day or month \
+                    in UTC, and how often. Null: never.",
+                "required": ["amount", "every"],
+                "additionalProperties": false,
+                "properties": {
+                    "amount": {
+                        "type": "integer", "format": "int64",
+                        "minimum": 1, "maximum": Credits::MAX,
+                    },
+                    "every": { "type": "string", "enum": ["day", "month"] },
+                },
+            },
+        },
+        "example": { "remaining": 1000, "refill": { "amount": 1000, "every": "month" } },
+    })
+}
+
+fn budget(description: &str) -> Value {
+    json!({
+        "anyOf": [reference("schemas", "ApiKeyCredits"), { "type": "null" }],
+        "description": description,
     })
 }
 
@@ -207,7 +250,7 @@ fn ipv6_network() -> String {
 // ---- Answers ----
 
 fn key() -> Value {
-    answer(
+    let mut key = answer(
         "A key.",
         &json!({
             "id": id(),
@@ -230,7 +273,10 @@ fn key() -> Value {
                 "description": "Its secrets, oldest first, also those that have ended.",
             },
         }),
-    )
+    );
+    // Only of a key that has a budget.
+    key["properties"]["credits"] = reference("schemas", "ApiKeyCredits");
+    key
 }
 
 fn credential() -> Value {

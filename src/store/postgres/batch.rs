@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
+use super::credits;
 use super::lease::Lease;
 use super::schema::Schema;
 use super::timestamptz::Timestamptz;
@@ -52,6 +53,11 @@ async fn try_to_insert(
         let key_rows = insert_keys(&mut transaction, schema, &sorted).await?;
         insert_credentials(&mut transaction, schema, &sorted, &key_rows).await?;
         insert_events(&mut transaction, schema, &sorted, &key_rows).await?;
+        let balances = key_rows.iter().zip(&sorted).filter_map(|(key_row, new)| {
+            let plan = new.record.credits.as_ref()?;
+            Some((*key_row, *plan, new.event.at))
+        });
+        credits::set(&mut transaction, schema, &balances.collect::<Vec<_>>()).await?;
     }
     commit(transaction).await?;
     lease.finish();

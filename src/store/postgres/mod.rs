@@ -2,6 +2,7 @@
 //! change.
 
 mod batch;
+mod credits;
 mod lease;
 mod migrations;
 mod notifications;
@@ -30,7 +31,10 @@ use super::{
 };
 use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
-use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
+use crate::record::{
+    Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
+    UsageBucket, UsageDelta,
+};
 
 /// Keys in a PostgreSQL database, version 14 or later. Clones share the connections.
 ///
@@ -200,5 +204,29 @@ impl KeyRepository for PostgresStore {
 
     async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
         read::events(&self.primary, &self.schema, id, limit).await
+    }
+
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError> {
+        credits::take(&self.primary, &self.schema, id, at_least, at_most, now).await
+    }
+
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
+        if returns.is_empty() {
+            return Ok(());
+        }
+        credits::give_back(&self.primary, &self.schema, returns).await
+    }
+
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        credits::balances(&self.primary, &self.schema, ids).await
     }
 }

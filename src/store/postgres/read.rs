@@ -16,6 +16,7 @@ use crate::store::{KeyFilter, KeyPage, StoreError, StoredKey};
 const FIND: &str = "
 FROM {schema}.credentials AS c
 JOIN {schema}.keys AS k USING (key_row)
+LEFT JOIN {schema}.credits AS b USING (key_row)
 WHERE c.digest = $1";
 
 pub(super) async fn find(
@@ -112,6 +113,7 @@ fn selected_keys(schema: &Schema) -> QueryBuilder<Postgres> {
 const WITH_CREDENTIALS: &str = "
 FROM k
 LEFT JOIN {schema}.credentials AS c USING (key_row)
+LEFT JOIN {schema}.credits AS b USING (key_row)
 ORDER BY k.id DESC, c.position";
 
 /// At most `limit` keys of those that `query` selects, newest first, with their credentials.

@@ -11,6 +11,7 @@ use crate::record::{Credential, KeyEvent, KeyId, KeyRecord, UsageBucket};
 use crate::scope::ScopeSet;
 use crate::store::StoreError;
 use crate::store::sql::columns::{UnreadableColumn, id_text, parsed, plain};
+use crate::store::sql::credits;
 
 /// What [`record`] and [`credential`] read. Named one by one: a column that a later version adds
 /// would change the result of a prepared `*`, which PostgreSQL refuses, while both versions run.
@@ -18,7 +19,8 @@ pub(super) const COLUMNS: &str = "
 SELECT k.id, k.version, k.name, k.owner, k.prefix, k.environment, k.scopes, k.limits, k.metadata,
        k.allowed_addresses, k.enabled, k.created_at, k.expires_at, k.revoked_at,
        c.digest, c.pepper, c.start, c.imported, c.last_used_at,
-       c.created_at AS credential_created_at, c.expires_at AS credential_expires_at";
+       c.created_at AS credential_created_at, c.expires_at AS credential_expires_at,
+       b.since_version, b.granted, b.refill_amount, b.refill_every";
 
 /// The key in a row of [`COLUMNS`].
 pub(super) fn record(row: &PgRow) -> Result<KeyRecord, StoreError> {
@@ -35,6 +37,7 @@ fn read_record(row: &PgRow) -> Result<KeyRecord, UnreadableColumn> {
         environment: plain(row, "environment")?,
         scopes: parsed(row, "scopes", |scopes: Vec<String>| ScopeSet::new(scopes))?,
         limits: plain(row, "limits").map(|Json(limits)| limits)?,
+        credits: credits::plan(row)?,
         metadata: plain(row, "metadata").map(|Json(metadata)| metadata)?,
         allowed_addresses: plain(row, "allowed_addresses")?,
         enabled: plain(row, "enabled")?,

@@ -7,6 +7,7 @@ use sqlx::error::DatabaseError;
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool, Postgres, Transaction};
 
+use super::credits;
 use super::lease::Lease;
 use super::schema::Schema;
 use super::timestamptz::Timestamptz;
@@ -50,6 +51,9 @@ pub(super) async fn insert(
         .await
         .map_err(|error| failed(error, record.id))?;
     insert_credential(&mut transaction, schema, key_row, credential, record.id).await?;
+    if let Some(plan) = record.credits {
+        credits::set(&mut transaction, schema, &[(key_row, plan, event.at)]).await?;
+    }
     insert_event(&mut transaction, schema, key_row, event).await?;
     commit(transaction).await?;
     lease.finish();
@@ -103,6 +107,7 @@ pub(super) async fn apply(
         .map_err(StoreError::unavailable)?;
     if let Some(key_row) = updated {
         apply_to_credentials(&mut transaction, schema, key_row, change).await?;
+        credits::change(&mut transaction, schema, key_row, record, change.event.at).await?;
         insert_event(&mut transaction, schema, key_row, &change.event).await?;
     }
     commit(transaction).await?;

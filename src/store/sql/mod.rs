@@ -2,4 +2,5 @@
 
 pub(super) mod batch;
 pub(super) mod columns;
+pub(super) mod credits;
 pub(super) mod migrations;

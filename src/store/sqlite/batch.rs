@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use sqlx::query::Query;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
 
+use super::credits;
 use super::write::{begin, commit, json_text, version};
 use crate::key::KeyDigest;
 use crate::record::KeyId;
@@ -37,6 +38,9 @@ pub(super) async fn insert(
     for rows in numbered.chunks(ROWS) {
         insert_credentials(&mut transaction, rows).await?;
         insert_events(&mut transaction, rows).await?;
+    }
+    for (key_row, new) in &numbered {
+        credits::set(&mut transaction, *key_row, &new.record, new.event.at).await?;
     }
     commit(transaction).await?;
     Ok(written)

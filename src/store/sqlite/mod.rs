@@ -2,6 +2,7 @@
 
 mod batch;
 mod changes;
+mod credits;
 mod migrations;
 mod open;
 mod read;
@@ -20,7 +21,10 @@ use super::{
 };
 use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
-use crate::record::{Credential, Key, KeyEvent, KeyId, KeyRecord, UsageBucket, UsageDelta};
+use crate::record::{
+    Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
+    UsageBucket, UsageDelta,
+};
 
 /// Keys in an SQLite database. Clones share the connections.
 ///
@@ -168,5 +172,29 @@ impl KeyRepository for SqliteStore {
 
     async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
         read::events(&self.readers, id, limit).await
+    }
+
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError> {
+        credits::take(&self.writer, id, at_least, at_most, now).await
+    }
+
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
+        if returns.is_empty() {
+            return Ok(());
+        }
+        credits::give_back(&self.writer, returns).await
+    }
+
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        credits::balances(&self.readers, ids).await
     }
 }

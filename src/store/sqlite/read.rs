@@ -13,9 +13,11 @@ use crate::store::{KeyFilter, KeyPage, StoreError, StoredKey};
 const FIND: &str = "
 SELECT k.*,
        c.digest, c.pepper, c.start, c.imported, c.last_used_at,
-       c.created_at AS credential_created_at, c.expires_at AS credential_expires_at
+       c.created_at AS credential_created_at, c.expires_at AS credential_expires_at,
+       b.since_version, b.granted, b.refill_amount, b.refill_every
 FROM tower_api_key_credentials AS c
 JOIN tower_api_key_keys AS k USING (key_row)
+LEFT JOIN tower_api_key_credits AS b USING (key_row)
 WHERE c.digest = ?";
 
 pub(super) async fn find(
@@ -107,9 +109,11 @@ async fn fetch_keys(
             ")
 SELECT k.*,
        c.digest, c.pepper, c.start, c.imported, c.last_used_at,
-       c.created_at AS credential_created_at, c.expires_at AS credential_expires_at
+       c.created_at AS credential_created_at, c.expires_at AS credential_expires_at,
+       b.since_version, b.granted, b.refill_amount, b.refill_every
 FROM selected AS k
 LEFT JOIN tower_api_key_credentials AS c USING (key_row)
+LEFT JOIN tower_api_key_credits AS b USING (key_row)
 ORDER BY k.id DESC, c.position",
         );
     let rows = query

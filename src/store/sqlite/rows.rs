@@ -9,8 +9,9 @@ use crate::key::KeyDigest;
 use crate::record::{Credential, KeyEvent, KeyId, KeyRecord, UsageBucket};
 use crate::store::StoreError;
 use crate::store::sql::columns::{UnreadableColumn, id_text, parsed, plain, timestamp};
+use crate::store::sql::credits;
 
-/// The key in a row that has the columns of `tower_api_key_keys`.
+/// The key in a row that has the columns of `tower_api_key_keys` and those of a budget.
 pub(super) fn record(row: &SqliteRow) -> Result<KeyRecord, StoreError> {
     read_record(row).map_err(|source| StoreError::corrupt(id_text(row), source))
 }
@@ -25,6 +26,7 @@ fn read_record(row: &SqliteRow) -> Result<KeyRecord, UnreadableColumn> {
         environment: plain(row, "environment")?,
         scopes: json(row, "scopes")?,
         limits: json(row, "limits")?,
+        credits: credits::plan(row)?,
         metadata: json(row, "metadata")?,
         allowed_addresses: json(row, "allowed_addresses")?,
         enabled: plain(row, "enabled")?,

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
+use super::credits;
 use crate::record::{Credential, KeyEvent, KeyId, KeyRecord, UsageDelta};
 use crate::store::sql::columns::{micros, saturating};
 use crate::store::{KeyChange, StoreError};
@@ -40,6 +41,7 @@ pub(super) async fn insert(
         .map_err(|error| failed(error, record.id))?
         .last_insert_rowid();
     insert_credential(&mut transaction, key_row, credential, record.id).await?;
+    credits::set(&mut transaction, key_row, record, event.at).await?;
     insert_event(&mut transaction, key_row, event).await?;
     commit(transaction).await
 }
@@ -90,6 +92,7 @@ pub(super) async fn apply(pool: &SqlitePool, change: &KeyChange) -> Result<bool,
     if let Some(credential) = &change.add_credential {
         insert_credential(&mut transaction, key_row, credential, record.id).await?;
     }
+    credits::change(&mut transaction, key_row, record, change.event.at).await?;
     insert_event(&mut transaction, key_row, &change.event).await?;
     commit(transaction).await?;
     Ok(true)

@@ -10,7 +10,9 @@ use super::sample::{
     key, record, seconds_from_now,
 };
 use crate::limit::{RateLimit, RateLimits};
-use crate::record::{Credential, EventAction, Key, KeyRecord, UsageDelta};
+use crate::record::{
+    Credential, CreditPlan, Credits, EventAction, Key, KeyRecord, Refill, UsageDelta,
+};
 use crate::scope::{Scope, ScopeSet};
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -66,6 +68,11 @@ pub(super) fn largest_record() -> KeyRecord {
             .expect("the largest limit is valid")
     });
     record.limits = RateLimits::new(limits).expect("the most limits are valid");
+    record.credits = Some(CreditPlan {
+        granted: Credits::MAX,
+        refill: Some(Refill::daily(Credits::MAX)),
+        since_version: record.version,
+    });
     record.metadata = (0..100)
         .map(|n| (format!("key {n}"), "v".repeat(500)))
         .collect();
@@ -83,6 +90,11 @@ pub(super) fn peculiar_record() -> KeyRecord {
     let mut record = record();
     record.name = PECULIAR.into();
     record.owner = Some(PECULIAR.to_owned());
+    record.credits = Some(CreditPlan {
+        granted: 0,
+        refill: Some(Refill::monthly(1)),
+        since_version: 1,
+    });
     record.prefix = "pk".into();
     record.environment = PECULIAR.into();
     record.scopes = ScopeSet::new(["*", "a'b:{}$1", "orders:*"]).expect("these are scopes");

@@ -12,6 +12,7 @@
 
 mod batches;
 mod changing;
+mod crediting;
 mod finding;
 mod inserting;
 mod listing;
@@ -63,6 +64,10 @@ pub async fn check<S: KeyRepository>(fresh: impl AsyncFn() -> S) {
     changing::an_end_is_set_and_never_moved_back(store().await).await;
     changing::a_duplicate_credential_changes_nothing(store().await).await;
     changing::an_abandoned_change_is_whole_or_not_at_all(store().await).await;
+
+    crediting::what_is_taken_is_nobody_elses(store().await).await;
+    crediting::a_balance_is_set_with_the_version_that_says_so(store().await).await;
+    crediting::credits_come_back_to_where_they_were_taken_from(store().await).await;
 
     listing::every_filter_pages_through_all_that_fit(store().await).await;
 

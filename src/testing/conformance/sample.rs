@@ -33,6 +33,7 @@ pub(super) fn record() -> KeyRecord {
         environment: "live".to_owned(),
         scopes: crate::ScopeSet::default(),
         limits: crate::RateLimits::default(),
+        credits: None,
         metadata: BTreeMap::new(),
         allowed_addresses: Vec::new(),
         enabled: true,

@@ -6,9 +6,9 @@ use axum::http::Method;
 use jiff::Timestamp;
 use serde_json::json;
 use tower_api_key::{
-    ApiKeyLayer, Credential, Key, KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyPage,
-    KeyRecord, KeyRepository, KeyStore, KeyUpdate, MemoryStore, ScopeSet, StoreError, StoredKey,
-    UsageBucket, UsageDelta, admin,
+    ApiKeyLayer, Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyChange, KeyDigest,
+    KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, KeyUpdate,
+    MemoryStore, ScopeSet, StoreError, StoredKey, UsageBucket, UsageDelta, admin,
 };
 
 use super::{Admin, Answer, issue, path};
@@ -197,6 +197,24 @@ impl KeyRepository for Overtaken {
 
     async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
         self.inner.events(id, limit).await
+    }
+
+    async fn take_credits(
+        &self,
+        id: KeyId,
+        at_least: u64,
+        at_most: u64,
+        now: Timestamp,
+    ) -> Result<Option<CreditGrant>, StoreError> {
+        self.inner.take_credits(id, at_least, at_most, now).await
+    }
+
+    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
+        self.inner.give_back_credits(returns).await
+    }
+
+    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
+        self.inner.credits(ids).await
     }
 }
 

@@ -10,7 +10,7 @@ use crate::admin::{Admin, path};
 /// Where a bound is among the schemas, and a new key with so much of it.
 type Row = (&'static str, fn(u64) -> Value);
 
-const MOST: [Row; 12] = [
+const MOST: [Row; 14] = [
     (
         "NewApiKey/properties/name/maxLength",
         |n| json!({"name": text(n)}),
@@ -40,6 +40,14 @@ const MOST: [Row; 12] = [
     ("ApiKeyLimit/properties/window_seconds/maximum", |n| {
         limited("l", 1, n)
     }),
+    (
+        "ApiKeyCredits/properties/remaining/maximum",
+        |n| json!({"credits": {"remaining": n}}),
+    ),
+    (
+        "ApiKeyCredits/properties/refill/properties/amount/maximum",
+        refilled,
+    ),
     ("NewApiKey/properties/metadata/maxProperties", |n| {
         let entries = numbers(n).into_iter().map(|name| (name, json!("")));
         json!({"metadata": Value::Object(entries.collect())})
@@ -58,7 +66,7 @@ const MOST: [Row; 12] = [
     ),
 ];
 
-const LEAST: [Row; 7] = [
+const LEAST: [Row; 8] = [
     (
         "NewApiKey/properties/name/minLength",
         |n| json!({"name": text(n)}),
@@ -81,6 +89,10 @@ const LEAST: [Row; 7] = [
         limited("l", 1, n)
     }),
     (
+        "ApiKeyCredits/properties/refill/properties/amount/minimum",
+        refilled,
+    ),
+    (
         "NewApiKey/properties/metadata/propertyNames/minLength",
         |n| json!({"metadata": {text(n): ""}}),
     ),
@@ -100,6 +112,10 @@ fn numbers(count: u64) -> Vec<String> {
 
 fn limited(name: &str, quota: u64, window: u64) -> Value {
     json!({"limits": [{"name": name, "quota": quota, "window_seconds": window}]})
+}
+
+fn refilled(amount: u64) -> Value {
+    json!({"credits": {"remaining": 1, "refill": {"amount": amount, "every": "day"}}})
 }
 
 #[tokio::test]

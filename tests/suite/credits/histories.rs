@@ -1,0 +1,169 @@
+//! Whatever several instances do, start, end and crash: nothing is spent twice.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tower_api_key::testing::ManualClock;
+use tower_api_key::{ApiKeys, Credits, KeyId, KeyUpdate, MemoryStore, NewKey, Refill};
+
+use super::{admits, issue, left};
+
+const INSTANCES: usize = 3;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Requests {
+        instance: usize,
+        number: u32,
+        cost: u64,
+    },
+    Flush(usize),
+    Restart(usize),
+    Crash(usize),
+    Wait(Duration),
+    Set(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let instance = 0..INSTANCES;
+    prop_oneof![
+        8 => (instance.clone(), 1..40_u32, 0..5_u64)
+            .prop_map(|(instance, number, cost)| Step::Requests { instance, number, cost }),
+        2 => instance.clone().prop_map(Step::Flush),
+        1 => instance.clone().prop_map(Step::Restart),
+        1 => instance.prop_map(Step::Crash),
+        3 => (0..20_000_u64).prop_map(|millis| Step::Wait(Duration::from_millis(millis))),
+        1 => Just(Step::Wait(Duration::from_hours(7))),
+        1 => (0..300_u64).prop_map(Step::Set),
+    ]
+}
+
+struct World {
+    clock: ManualClock,
+    store: MemoryStore,
+    instances: Vec<ApiKeys>,
+    id: KeyId,
+    text: String,
+    /// What there was to spend since the last refill or change, and what was spent of it.
+    granted: u64,
+    spent: u64,
+    /// What other instances may have leased when the balance was changed.
+    crashed: bool,
+    day: i64,
+}
+
+impl World {
+    async fn new(credits: u64) -> Self {
+        let (clock, store) = (ManualClock::default(), MemoryStore::new());
+        let instances: Vec<_> = (0..INSTANCES).map(|_| instance(&store, &clock)).collect();
+        let budget = Credits::refilled(Refill::daily(200)).remaining(credits);
+        let (id, text) = issue(&instances[0], NewKey::named("x").credits(budget)).await;
+        let mut world = Self {
+            clock,
+            store,
+            instances,
+            id,
+            text,
+            granted: credits,
+            spent: 0,
+            crashed: false,
+            day: 0,
+        };
+        world.day = world.today();
+        world
+    }
+
+    fn today(&self) -> i64 {
+        self.instances[0].now().as_second().div_euclid(86_400)
+    }
+
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Requests {
+                instance,
+                number,
+                cost,
+            } => {
+                for _ in 0..number {
+                    if admits(&self.instances[instance], &self.text, cost).await {
+                        self.spent += cost;
+                    }
+                    assert!(
+                        self.spent <= self.granted,
+                        "{} of {}",
+                        self.spent,
+                        self.granted
+                    );
+                }
+            }
+            Step::Flush(instance) => self.instances[instance].flush().await.unwrap(),
+            Step::Restart(number) => {
+                self.instances[number].shutdown().await.unwrap();
+                self.instances[number] = instance(&self.store, &self.clock);
+            }
+            Step::Crash(number) => {
+                self.crashed = true;
+                self.instances[number] = instance(&self.store, &self.clock);
+            }
+            Step::Wait(time) => {
+                self.clock.advance(time);
+                if self.day != self.today() {
+                    self.day = self.today();
+                    (self.granted, self.spent, self.crashed) = (200, 0, false);
+                }
+            }
+            Step::Set(credits) => {
+                let budget = Credits::refilled(Refill::daily(200)).remaining(credits);
+                let update = KeyUpdate::new().credits(budget);
+                self.instances[0].update(self.id, update).await.unwrap();
+                // As the bus does it.
+                for keys in &self.instances {
+                    keys.verifier().invalidate(self.id);
+                }
+                (self.granted, self.spent, self.crashed) = (credits, 0, false);
+            }
+        }
+    }
+
+    async fn end(self) {
+        for keys in &self.instances {
+            keys.shutdown().await.unwrap();
+        }
+        let left = left(&self.instances[0], self.id).await;
+        let sum = self.spent + left;
+        assert!(
+            sum <= self.granted,
+            "{} and {left} of {}",
+            self.spent,
+            self.granted
+        );
+        assert!(
+            self.crashed || sum == self.granted,
+            "{sum} of {}",
+            self.granted
+        );
+    }
+}
+
+fn instance(store: &MemoryStore, clock: &ManualClock) -> ApiKeys {
+    ApiKeys::builder(store.clone()).clock(clock.clone()).build()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn nothing_is_spent_twice(
+        credits in 0..400_u64,
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new(credits).await;
+            for step in steps {
+                world.take(step).await;
+            }
+            world.end().await;
+        });
+    }
+}
