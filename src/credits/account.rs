@@ -96,7 +96,7 @@ impl Account {
     }
 
     async fn wait(self: Arc<Self>, cost: u64) -> Result<Reserved, Refused> {
-        let give_up = Instant::now() + self.accounts.deadline;
+        let give_up = Instant::now().checked_add(self.accounts.deadline);
         loop {
             let call = match self.reserve_or_call(cost) {
                 Ok(done) => return done,
@@ -108,7 +108,7 @@ impl Account {
                 Err(CreditOutage::from_store(panicked))
             });
             answer.map_err(Refused::Outage)?;
-            if Instant::now() >= give_up {
+            if give_up.is_some_and(|end| Instant::now() >= end) {
                 return Err(Refused::Outage(CreditOutage::deadline()));
             }
         }

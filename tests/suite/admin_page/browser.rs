@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use fantoccini::actions::{InputSource, KeyAction, KeyActions};
+use fantoccini::elements::Element;
+use fantoccini::error::CmdError;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Map, Value, json};
@@ -69,23 +71,42 @@ impl Browser {
 
     /// Clicks what a selector finds, once it can be clicked.
     pub(super) async fn click(&self, css: &str) {
-        self.until(&visible(css)).await;
-        let element = self.client.find(Locator::Css(css)).await.unwrap();
-        element.click().await.unwrap();
+        self.on(css, async |element| element.click().await).await;
     }
 
     /// Replaces what a field holds.
     pub(super) async fn fill(&self, css: &str, text: &str) {
-        self.until(&visible(css)).await;
-        let element = self.client.find(Locator::Css(css)).await.unwrap();
-        element.clear().await.unwrap();
-        element.send_keys(text).await.unwrap();
+        self.on(css, async |element| {
+            element.clear().await?;
+            element.send_keys(text).await
+        })
+        .await;
     }
 
     pub(super) async fn choose(&self, css: &str, value: &str) {
-        self.until(&visible(css)).await;
-        let element = self.client.find(Locator::Css(css)).await.unwrap();
-        element.select_by_value(value).await.unwrap();
+        self.on(css, async |element| element.select_by_value(value).await)
+            .await;
+    }
+
+    /// Does something to what a selector finds, once it is there to be seen. Where the page draws it
+    /// anew in between, to the new one.
+    async fn on(&self, css: &str, act: impl AsyncFn(&Element) -> Result<(), CmdError>) {
+        let started = Instant::now();
+        loop {
+            self.until(&visible(css)).await;
+            let element = self.client.find(Locator::Css(css)).await;
+            let done = match element {
+                Ok(element) => act(&element).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(()) => return,
+                Err(error)
+                    if started.elapsed() < DEADLINE
+                        && (error.is_stale_element_reference() || error.is_no_such_element()) => {}
+                Err(error) => panic!("{css}: {error}"),
+            }
+        }
     }
 
     /// Presses keys one after the other, wherever the focus is.
