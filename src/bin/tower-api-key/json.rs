@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Serialize;
 use tower_api_key::{
-    Credential, EventAction, Issued, Key, KeyEvent, KeyId, KeyStatus, RateLimits, ScopeSet,
-    UsageBucket,
+    Credential, CreditBalance, EventAction, Issued, Key, KeyEvent, KeyId, KeyStatus, RateLimits,
+    Refill, ScopeSet, UsageBucket,
 };
 
 /// A key.
@@ -24,6 +24,8 @@ pub(crate) struct KeyBody<'a> {
     enabled: bool,
     scopes: &'a ScopeSet,
     limits: &'a RateLimits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    credits: Option<CreditsBody>,
     metadata: &'a BTreeMap<String, String>,
     allowed_addresses: &'a [IpNet],
     created_at: Timestamp,
@@ -31,6 +33,12 @@ pub(crate) struct KeyBody<'a> {
     revoked_at: Option<Timestamp>,
     last_used_at: Option<Timestamp>,
     credentials: Vec<CredentialBody<'a>>,
+}
+
+#[derive(Serialize)]
+struct CreditsBody {
+    remaining: u64,
+    refill: Option<Refill>,
 }
 
 #[derive(Serialize)]
@@ -42,7 +50,8 @@ struct CredentialBody<'a> {
 }
 
 impl<'a> KeyBody<'a> {
-    pub(crate) fn new(key: &'a Key, now: Timestamp) -> Self {
+    /// A key, and what is left of its budget if it has one.
+    pub(crate) fn new(key: &'a Key, balance: Option<CreditBalance>, now: Timestamp) -> Self {
         let record = &key.record;
         Self {
             id: record.id,
@@ -54,6 +63,10 @@ impl<'a> KeyBody<'a> {
             enabled: record.enabled,
             scopes: &record.scopes,
             limits: &record.limits,
+            credits: balance.map(|left| CreditsBody {
+                remaining: left.remaining,
+                refill: left.refill,
+            }),
             metadata: &record.metadata,
             allowed_addresses: &record.allowed_addresses,
             created_at: record.created_at,
@@ -84,10 +97,10 @@ pub(crate) struct SecretBody<'a> {
 }
 
 impl<'a> SecretBody<'a> {
-    pub(crate) fn new(issued: &'a Issued, now: Timestamp) -> Self {
+    pub(crate) fn new(issued: &'a Issued, balance: Option<CreditBalance>, now: Timestamp) -> Self {
         Self {
             secret: issued.secret().expose(),
-            key: KeyBody::new(issued.key(), now),
+            key: KeyBody::new(issued.key(), balance, now),
         }
     }
 }
