@@ -155,9 +155,9 @@ pub use middleware::{
 };
 pub use principal::KeyPrincipal;
 pub use record::{
-    Credential, CreditBalance, CreditGrant, CreditPeriod, CreditPlan, CreditReturn, Credits,
-    EventAction, InvalidKeyId, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, Refill, RefillEvery,
-    UnknownAction, UsageBucket, UsageDelta,
+    BucketSize, Credential, CreditBalance, CreditGrant, CreditPeriod, CreditPlan, CreditReturn,
+    Credits, EventAction, InvalidKeyId, Key, KeyEvent, KeyEventView, KeyId, KeyRecord, KeyStatus,
+    KeyView, Refill, RefillEvery, UnknownAction, UsageBucket, UsageDelta,
 };
 pub use registry::{
     ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,
