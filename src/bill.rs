@@ -15,9 +15,9 @@ use crate::limit::{
     Subject,
 };
 use crate::requirements::{Cost, LimitBy, Requirements};
+use crate::verify::Admission;
 
 /// What one layer charges for a request.
-#[derive(Clone, Debug)]
 pub(crate) struct Bill {
     base: Base,
     route: RateLimits,
@@ -29,11 +29,10 @@ pub(crate) struct Bill {
     /// When it was charged.
     at: Moment,
     /// What the layers around this one charged for the same request.
-    earlier: Option<Arc<Bill>>,
+    earlier: Option<Arc<Admission>>,
 }
 
 /// The limits that hold wherever the key is used.
-#[derive(Clone, Debug)]
 enum Base {
     /// Those of the key.
     Own,
@@ -77,12 +76,13 @@ impl Bill {
         }
     }
 
-    /// What a further layer charges on top of this bill. Where it names a cost of its own, that is
+    /// What a further layer charges on top of what was charged for `admission`. Where it names a cost of its own, that is
     /// charged to all its limits, and to the credits; otherwise only those are charged that no layer
     /// around has.
-    pub(crate) fn on_top(&self, key: &CachedKey, needs: &Requirements, now: Moment) -> Self {
+    pub(crate) fn on_top(admission: &Arc<Admission>, needs: &Requirements, now: Moment) -> Self {
+        let key = &*admission.key;
         let mut bill = Self::new(key, needs, now);
-        bill.earlier = Some(Arc::new(self.clone()));
+        bill.earlier = Some(Arc::clone(admission));
         let names_cost = bill.charged().all(|earlier| earlier.cost != bill.cost);
         if needs.cost.is_named() && names_cost {
             return bill;
@@ -101,7 +101,9 @@ impl Bill {
             let mut charged = before.flat_map(|earlier| &earlier.route);
             charged.all(|charged| charged != *limit)
         };
-        bill.route = RateLimits::of(bill.route.iter().filter(is_new).cloned().collect());
+        if !bill.route.iter().all(|limit| is_new(&limit)) {
+            bill.route = RateLimits::of(bill.route.iter().filter(is_new).cloned().collect());
+        }
         bill
     }
 
@@ -148,11 +150,16 @@ impl Bill {
     /// Charges this bill, without those before it: all of it, or nothing.
     #[inline]
     pub(crate) fn charge(&self, key: &CachedKey, limiter: &Limiter) -> Acquire {
-        if self.base(key).is_empty() && self.route.is_empty() {
-            return Acquire::Done(Ok(Decision::default()));
+        let (subject, cost) = (subject(key, self.by), self.cost.units());
+        match (self.base(key).as_slice(), self.route.as_slice()) {
+            ([], []) => Acquire::Done(Ok(Decision::default())),
+            // What most keys have need not be gathered.
+            ([limit], []) => {
+                let space = LimitSpace::Key;
+                limiter.acquire(subject, &[Charge { limit, space, cost }], self.at)
+            }
+            _ => limiter.acquire(subject, &self.charges(key, cost), self.at),
         }
-        let charges = self.charges(key, self.cost.units());
-        limiter.acquire(subject(key, self.by), &charges, self.at)
     }
 
     /// How it stands with the limits of this bill, without those before it, as far as is known.
@@ -236,7 +243,11 @@ impl Bill {
 
     /// The bills before this one, the last one first.
     fn charged(&self) -> impl Iterator<Item = &Self> {
-        iter::successors(self.earlier.as_deref(), |bill| bill.earlier.as_deref())
+        iter::successors(self.before(), |bill| bill.before())
+    }
+
+    fn before(&self) -> Option<&Self> {
+        self.earlier.as_ref().map(|admission| &admission.bill)
     }
 
     #[inline]

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::bill::Bill;
 use crate::cache::CachedKey;
 use crate::denial::Denial;
 use crate::record::KeyId;
 use crate::scope::{Scope, ScopeSet};
+use crate::verify::Admission;
 
 /// The verified key behind a request: what a handler sees of it.
 ///
@@ -18,85 +18,85 @@ use crate::scope::{Scope, ScopeSet};
 /// request's extensions. Cloning costs a reference count.
 #[derive(Clone)]
 pub struct KeyPrincipal {
-    pub(crate) key: Arc<CachedKey>,
-    pub(crate) realm: Realm,
-    /// What was charged for this request.
-    pub(crate) bill: Bill,
+    pub(crate) admission: Arc<Admission>,
     /// Whether an outer layer has taken it on to write what the answer says of limits.
     pub(crate) answered: bool,
 }
 
 impl KeyPrincipal {
     #[inline]
-    pub(crate) fn new(key: Arc<CachedKey>, realm: Realm, bill: Bill) -> Self {
+    pub(crate) fn new(admission: Admission) -> Self {
         Self {
-            key,
-            realm,
-            bill,
+            admission: Arc::new(admission),
             answered: false,
         }
     }
 
-    /// The same principal, after a nested layer.
-    pub(crate) fn with_bill(&self, bill: Bill) -> Self {
-        Self {
-            bill,
-            ..self.clone()
-        }
+    #[inline]
+    pub(crate) fn key(&self) -> &Arc<CachedKey> {
+        &self.admission.key
+    }
+
+    #[inline]
+    pub(crate) fn realm(&self) -> Realm {
+        self.admission.realm
     }
 
     /// The key's stable identity.
     pub fn key_id(&self) -> KeyId {
-        self.key.record.id
+        self.key().record.id
     }
 
     /// What people call the key.
     pub fn name(&self) -> &str {
-        &self.key.record.name
+        &self.key().record.name
     }
 
     /// Whom the key belongs to.
     pub fn owner(&self) -> Option<&str> {
-        self.key.record.owner.as_deref()
+        self.key().record.owner.as_deref()
     }
 
     /// What kind of key it is, as in `sk`.
     pub fn prefix(&self) -> &str {
-        &self.key.record.prefix
+        &self.key().record.prefix
     }
 
     /// `live`, `test`, or what the application's format names.
     pub fn environment(&self) -> &str {
-        &self.key.record.environment
+        &self.key().record.environment
     }
 
     /// What the key may do.
     pub fn scopes(&self) -> &ScopeSet {
-        &self.key.record.scopes
+        &self.key().record.scopes
     }
 
     /// What the application keeps with the key.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.key.record.metadata
+        &self.key().record.metadata
     }
 
     /// The networks the key may be used from; everywhere, where there are none.
     pub fn allowed_addresses(&self) -> &[IpNet] {
-        &self.key.record.allowed_addresses
+        &self.key().record.allowed_addresses
     }
 
     /// The part of the presented secret that may be shown, as in `sk_live_8fJ2`.
     pub fn credential_start(&self) -> &str {
-        &self.key.credential.start
+        &self.key().credential.start
     }
 
     /// When the presented secret ends, because it was rotated or because the key ends: a service
     /// can warn the client of it.
     pub fn expires_at(&self) -> Option<Timestamp> {
-        [self.key.credential.expires_at, self.key.record.expires_at]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.key().credential.expires_at,
+            self.key().record.expires_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Checks a scope that depends on the resource, inside a handler.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::cache::CachedKey;
 use crate::clock::Moment;
 use crate::key::KeyDigest;
 use crate::record::{KeyId, UsageDelta};
@@ -29,21 +30,16 @@ pub(crate) struct UsageRecorder {
 
 #[derive(Debug, Default)]
 struct Gathered {
-    /// The cells that hold anything, each once.
-    cells: Vec<Arc<UsageCell>>,
+    /// The keys whose cells hold anything, each once.
+    keys: Vec<Arc<CachedKey>>,
     /// What has left its cell: because an hour ended, or because the store did not take it.
     deltas: HashMap<(KeyId, KeyDigest, Timestamp), UsageDelta>,
 }
 
-/// The use of one credential that was not written yet.
-#[derive(Debug)]
-#[repr(C, align(64))]
-pub(crate) struct UsageCell {
-    /// First, to be in one line of memory: a request needs no more than this.
-    pending: Mutex<Pending>,
-    key: KeyId,
-    credential: KeyDigest,
-}
+/// The use of one credential that was not written yet. It is a part of the cached key, beside what
+/// else a request needs of it.
+#[derive(Debug, Default)]
+pub(crate) struct UsageCell(Mutex<Pending>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Pending {
@@ -73,13 +69,13 @@ impl UsageRecorder {
 
     /// Counts one request.
     #[inline]
-    pub(crate) fn record(&self, cell: &Arc<UsageCell>, outcome: Outcome, now: Moment) {
+    pub(crate) fn record(&self, key: &Arc<CachedKey>, outcome: Outcome, now: Moment) {
         const HOUR_NANOS: i64 = 3_600_000_000_000;
         let hour = now.wall_nanos().div_euclid(HOUR_NANOS);
-        let mut pending = cell.pending();
+        let mut pending = key.usage.pending();
         if pending.is_empty() {
             pending.hour = hour;
-            self.gathered().cells.push(Arc::clone(cell));
+            self.gathered().keys.push(Arc::clone(key));
         } else if pending.hour != hour {
             let ended = std::mem::replace(
                 &mut *pending,
@@ -88,7 +84,7 @@ impl UsageRecorder {
                     ..Pending::default()
                 },
             );
-            self.gathered().add(cell.delta(ended));
+            self.gathered().add(ended.delta(key));
         }
         match outcome {
             Outcome::Allowed => pending.allowed += 1,
@@ -100,8 +96,8 @@ impl UsageRecorder {
     }
 
     /// Counts a request that an outer layer let through as refused after all.
-    pub(crate) fn record_refusal_after_all(&self, cell: &Arc<UsageCell>, now: Moment) {
-        let mut pending = cell.pending();
+    pub(crate) fn record_refusal_after_all(&self, key: &Arc<CachedKey>, now: Moment) {
+        let mut pending = key.usage.pending();
         if pending.allowed > 0 {
             pending.allowed -= 1;
             pending.denied += 1;
@@ -109,7 +105,7 @@ impl UsageRecorder {
         }
         // A flush came between, so it counts as both.
         drop(pending);
-        self.record(cell, Outcome::Refused, now);
+        self.record(key, Outcome::Refused, now);
     }
 
     /// Writes everything gathered so far.
@@ -129,10 +125,10 @@ impl UsageRecorder {
 
     /// Empties the cells.
     fn take(&self) -> Vec<UsageDelta> {
-        let cells = std::mem::take(&mut self.gathered().cells);
-        let taken: Vec<_> = cells
+        let keys = std::mem::take(&mut self.gathered().keys);
+        let taken: Vec<_> = keys
             .iter()
-            .map(|cell| cell.delta(std::mem::take(&mut *cell.pending())))
+            .map(|key| std::mem::take(&mut *key.usage.pending()).delta(key))
             .collect();
         let mut gathered = self.gathered();
         gathered.extend(taken);
@@ -183,34 +179,27 @@ impl Gathered {
 }
 
 impl UsageCell {
-    pub(crate) fn new(key: KeyId, credential: KeyDigest) -> Self {
-        Self {
-            pending: Mutex::default(),
-            key,
-            credential,
-        }
-    }
-
     fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn delta(&self, pending: Pending) -> UsageDelta {
-        let second = pending.hour.saturating_mul(3_600);
-        let last_used = pending.last_used_nanos.map(|nanos| nanos.div_euclid(1_000));
-        UsageDelta {
-            key: self.key,
-            credential: self.credential,
-            hour: Timestamp::from_second(second).unwrap_or(Timestamp::MAX),
-            allowed: pending.allowed,
-            denied: pending.denied,
-            last_used_at: last_used.and_then(|micros| Timestamp::from_microsecond(micros).ok()),
-        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Pending {
     fn is_empty(&self) -> bool {
         self.allowed == 0 && self.denied == 0
+    }
+
+    /// What is to be written of it.
+    fn delta(self, key: &CachedKey) -> UsageDelta {
+        let second = self.hour.saturating_mul(3_600);
+        let last_used = self.last_used_nanos.map(|nanos| nanos.div_euclid(1_000));
+        UsageDelta {
+            key: key.record.id,
+            credential: key.credential.digest,
+            hour: Timestamp::from_second(second).unwrap_or(Timestamp::MAX),
+            allowed: self.allowed,
+            denied: self.denied,
+            last_used_at: last_used.and_then(|micros| Timestamp::from_microsecond(micros).ok()),
+        }
     }
 }

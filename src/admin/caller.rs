@@ -40,7 +40,7 @@ impl Caller {
         if lacking.is_empty() {
             return Ok(());
         }
-        let denial = Denial::insufficient_scope(lacking).of_key(&self.principal.key);
+        let denial = Denial::insufficient_scope(lacking).of_key(self.principal.key());
         Err(self.layer.refuse(&denial, (*self.request).clone()).into())
     }
 }

@@ -34,9 +34,9 @@ pub(crate) struct CachedKey {
     /// Those of the record.
     pub(crate) limits: RateLimits,
     pub(crate) funds: Funds,
-    pub(crate) usage: Arc<UsageCell>,
     /// Whom limits count for: the key itself, and its owner.
     pub(crate) key_subject: Subject,
+    pub(crate) usage: UsageCell,
     pub(crate) owner_subject: Option<Subject>,
     pub(crate) credential: Credential,
     pub(crate) record: KeyRecord,
@@ -84,8 +84,8 @@ impl CachedKey {
                 Some(_) => Funds::Closed,
                 None => Funds::Unlimited,
             },
-            usage: Arc::new(UsageCell::new(record.id, credential.digest)),
             key_subject: Subject::new(SubjectId::Key(record.id)),
+            usage: UsageCell::default(),
             owner_subject: owner.map(|owner| Subject::new(SubjectId::Owner(owner.into()))),
             credential,
             record,

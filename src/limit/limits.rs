@@ -1,9 +1,9 @@
+use std::any::Any;
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use smallvec::SmallVec;
 
@@ -15,9 +15,9 @@ use super::{InvalidLimit, RateLimit};
 pub struct RateLimits(Option<Arc<Limits>>);
 
 struct Limits {
-    /// Many keys have the same, and [may share it](KnownLimits).
-    list: Arc<[RateLimit]>,
-    policy_field: OnceLock<Bytes>,
+    list: Box<[RateLimit]>,
+    /// What answers say of them.
+    written: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl RateLimits {
@@ -47,24 +47,24 @@ impl RateLimits {
 
     /// The limits of several layers together, which may be more than one key can have.
     pub(crate) fn of(list: SmallVec<[RateLimit; 2]>) -> Self {
-        Self((!list.is_empty()).then(|| Limits::of(list.into_vec().into())))
+        Self((!list.is_empty()).then(|| {
+            Arc::new(Limits {
+                list: list.into_vec().into(),
+                written: OnceLock::new(),
+            })
+        }))
     }
 
-    /// The limits as a list for the `RateLimit-Policy` field
-    /// (draft-ietf-httpapi-ratelimit-headers-11 §3), empty where there are none. Written once for
-    /// all clones.
-    pub(crate) fn policy_field(&self) -> Bytes {
-        let Some(limits) = &self.0 else {
-            return Bytes::new();
-        };
-        let written = limits.policy_field.get_or_init(|| {
-            let items: Vec<_> = limits.list.iter().map(RateLimit::policy_item).collect();
-            // Beside its reference count, and not in memory of its own.
-            Bytes::from_owner(SmallVec::<[u8; 64]>::from_slice(
-                items.join(", ").as_bytes(),
-            ))
-        });
-        written.clone()
+    /// The limits as answers tell them, which `write` does once for all clones. There is one kind of
+    /// answer in a process. `None` where there are no limits.
+    #[inline]
+    pub(crate) fn written<T: Any + Send + Sync>(
+        &self,
+        write: impl FnOnce(&[RateLimit]) -> T,
+    ) -> Option<&T> {
+        let limits = self.0.as_ref()?;
+        let written = limits.written.get_or_init(|| Box::new(write(&limits.list)));
+        (**written).downcast_ref()
     }
 
     /// The limits, in order.
@@ -82,23 +82,14 @@ impl RateLimits {
         self.0.is_none()
     }
 
-    fn as_slice(&self) -> &[RateLimit] {
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[RateLimit] {
         self.0.as_ref().map_or(&[], |limits| &limits.list)
     }
 }
 
-impl Limits {
-    fn of(list: Arc<[RateLimit]>) -> Arc<Self> {
-        let policy_field = OnceLock::new();
-        Arc::new(Self { list, policy_field })
-    }
-}
-
-/// Lists of limits that some keys have. The keys of one plan have equal limits, and those that
-/// share them are decided on with less memory to be read.
-///
-/// Only the list is shared, of which a decision counts no references: each key keeps a policy field
-/// of its own, for whose count processors would contend.
+/// Limits that some keys have. The keys of one plan have equal limits, and those that share them are
+/// decided on with less memory to be read.
 #[derive(Debug, Default)]
 pub(crate) struct KnownLimits(Mutex<HashSet<RateLimits>>);
 
@@ -112,8 +103,8 @@ impl KnownLimits {
             return RateLimits::default();
         }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(RateLimits(Some(same))) = known.get(limits) {
-            return RateLimits(Some(Limits::of(Arc::clone(&same.list))));
+        if let Some(same) = known.get(limits) {
+            return same.clone();
         }
         if known.len() >= Self::MOST {
             known.clear();
@@ -184,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_limits_share_their_list_and_no_more() {
+    fn equal_limits_are_shared() {
         let known = KnownLimits::default();
         let limits = |quota| {
             let limits = [RateLimit::per_second(quota), RateLimit::per_day(quota)];
@@ -194,11 +185,6 @@ mod tests {
         let second = known.sharing(&limits(1));
         assert_eq!((&first, &second), (&limits(1), &limits(1)));
         assert_eq!(first.as_slice().as_ptr(), second.as_slice().as_ptr());
-        assert_eq!(first.policy_field(), second.policy_field());
-        assert_ne!(
-            first.policy_field().as_ptr(),
-            second.policy_field().as_ptr()
-        );
         assert_eq!(known.sharing(&limits(2)), limits(2));
         assert!(known.sharing(&RateLimits::default()).is_empty());
     }

@@ -1,12 +1,17 @@
 //! The `RateLimit-Policy` and `RateLimit` fields (draft-ietf-httpapi-ratelimit-headers-11 §3, §4)
 //! and their older kin.
 
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::limit::{LimitSpace, LimitStatus, RateLimit, Standing};
+
+/// Appended, since the handler or a layer of other keys may speak of limits of its own.
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const STATE: HeaderName = HeaderName::from_static("ratelimit");
 
 /// Writes how it stands with the limits of one layer, and with those of nested ones.
 pub(super) fn write_limits<'a>(
@@ -26,8 +31,8 @@ pub(super) fn write_limits<'a>(
 fn write_one(headers: &mut HeaderMap, legacy: bool, standing: Standing<'_>) {
     // Written once for each key and each layer, so here they only cost a reference count.
     for limits in [standing.base, standing.route] {
-        if !limits.is_empty() {
-            append_policy(headers, limits.policy_field());
+        if let Some(Some(policy)) = limits.written(policy_of) {
+            headers.append(POLICY, policy.clone());
         }
     }
     if !standing.decision.statuses().is_empty() {
@@ -58,7 +63,9 @@ fn write_merged<'a>(
         .map(|(_, limit, status)| (limit, status))
         .collect();
     let policies = merged.iter().map(|(limit, _)| limit.policy_item());
-    append_policy(headers, policies.collect::<Vec<_>>().join(", ").into());
+    if let Ok(policy) = HeaderValue::try_from(policies.collect::<Vec<_>>().join(", ")) {
+        headers.append(POLICY, policy);
+    }
     write_state(headers, legacy, merged.into_iter());
 }
 
@@ -67,28 +74,28 @@ fn write_state<'a>(
     legacy: bool,
     limits: impl Iterator<Item = (&'a RateLimit, &'a LimitStatus)> + Clone,
 ) {
-    // Exactly as long as it gets, so that the header takes it as it is.
-    let lengths = limits.clone().map(|(limit, status)| {
-        let (remaining, seconds) = (status.remaining(), whole_seconds(status.resets_in()));
-        ITEM_LEN + limit.name().len() + digits(remaining) + digits(seconds)
-    });
-    let mut state = Vec::with_capacity(lengths.sum::<usize>() - SEPARATOR.len());
-    let mut number = itoa::Buffer::new();
-    for (limit, status) in limits.clone() {
-        if !state.is_empty() {
-            state.extend_from_slice(SEPARATOR);
+    // That of one limit, as most keys have, needs no memory of its own until it is a header.
+    let (mut one, mut several) = ([0; MAX_ITEM_LEN], Vec::new());
+    let mut state = Line::in_room(match limits.clone().count() {
+        0 | 1 => &mut one,
+        count => {
+            several.resize(count * MAX_ITEM_LEN, 0);
+            &mut several
         }
-        state.push(b'"');
-        state.extend_from_slice(limit.name().as_bytes());
-        state.extend_from_slice(b"\";r=");
-        state.extend_from_slice(number.format(status.remaining()).as_bytes());
-        state.extend_from_slice(b";t=");
-        state.extend_from_slice(number.format(whole_seconds(status.resets_in())).as_bytes());
+    });
+    let mut number = itoa::Buffer::new();
+    for (index, (limit, status)) in limits.clone().enumerate() {
+        state.put(if index == 0 { b"\"" } else { b", \"" });
+        state.put(limit.name().as_bytes());
+        state.put(b"\";r=");
+        state.put(number.format(status.remaining()).as_bytes());
+        state.put(b";t=");
+        let seconds = whole_seconds(status.resets_in());
+        state.put(number.format(seconds).as_bytes());
     }
     // The names of limits are such that this cannot fail.
-    if let Ok(state) = HeaderValue::from_maybe_shared(Bytes::from(state)) {
-        // The handler or a layer of other keys may speak of limits of its own.
-        headers.append(const { HeaderName::from_static("ratelimit") }, state);
+    if let Ok(state) = HeaderValue::from_bytes(state.as_bytes()) {
+        headers.append(STATE, state);
     }
     if legacy && let Some((limit, status)) = limits.min_by_key(|(_, status)| status.remaining()) {
         for (name, value) in [
@@ -101,13 +108,32 @@ fn write_state<'a>(
     }
 }
 
-const SEPARATOR: &[u8] = b", ";
-/// An item of the `RateLimit` field without its name and numbers, with a separator.
-const ITEM_LEN: usize = b"\"\";r=;t=, ".len();
+/// The most bytes of an item of the `RateLimit` field, and of what divides it from the one before: a
+/// name, and two numbers of up to 20 digits.
+const MAX_ITEM_LEN: usize = RateLimit::MAX_NAME_LEN + 2 * 20 + b", \"\";r=;t=".len();
 
-/// How many decimal digits a number has.
-fn digits(number: u64) -> usize {
-    number.checked_ilog10().map_or(1, |log| log as usize + 1)
+/// A line that is being written.
+struct Line<'a> {
+    room: &'a mut [u8],
+    length: usize,
+}
+
+impl<'a> Line<'a> {
+    /// An empty line, which may become as long as `room`.
+    fn in_room(room: &'a mut [u8]) -> Self {
+        Self { room, length: 0 }
+    }
+
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        let end = self.length + bytes.len();
+        self.room[self.length..end].copy_from_slice(bytes);
+        self.length = end;
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.room[..self.length]
+    }
 }
 
 /// Rounded up: after that many seconds it is true.
@@ -115,10 +141,29 @@ pub(super) fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
-/// Appends, since the handler or a layer of other keys may speak of limits of its own.
-fn append_policy(headers: &mut HeaderMap, text: Bytes) {
-    // The names of limits are such that this cannot fail.
-    if let Ok(value) = HeaderValue::from_maybe_shared(text) {
-        headers.append(const { HeaderName::from_static("ratelimit-policy") }, value);
+/// The `RateLimit-Policy` field of some limits. Their names are such that there always is one.
+fn policy_of(limits: &[RateLimit]) -> Option<HeaderValue> {
+    let items: Vec<_> = limits.iter().map(RateLimit::policy_item).collect();
+    let text = items.join(", ");
+    match kept(&text) {
+        Some(text) => Some(HeaderValue::from_static(text)),
+        None => HeaderValue::try_from(text).ok(),
     }
+}
+
+/// The same text, for the life of this process: most answers have one, and processors would contend
+/// for the count of its references. `None`, where very many are known already.
+fn kept(text: &str) -> Option<&'static str> {
+    const MOST: usize = 1_024;
+    static KNOWN: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(text) = known.get(text) {
+        return Some(text);
+    }
+    if known.len() >= MOST {
+        return None;
+    }
+    let text = String::leak(text.to_owned());
+    known.insert(text);
+    Some(text)
 }

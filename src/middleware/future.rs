@@ -16,7 +16,7 @@ use super::owed::{Owed, Place};
 use super::response::refuse;
 use super::service::admit;
 use crate::denial::Denial;
-use crate::verify::Admission;
+use crate::principal::KeyPrincipal;
 
 pin_project! {
     /// The future of [`ApiKeyService`](super::ApiKeyService).
@@ -41,7 +41,7 @@ pin_project! {
     }
 }
 
-type PendingJudgement = BoxFuture<'static, Result<Admission, Denial>>;
+pub(super) type PendingJudgement = BoxFuture<'static, Result<KeyPrincipal, Denial>>;
 
 /// What waits for it.
 pub(super) struct Waiting<S, B> {
@@ -101,23 +101,25 @@ where
                         policy,
                     } = *waiting.take().expect("a judgement is made once");
                     match judgement {
-                        Ok(mut admission) => {
-                            let span = admit(&mut admission, &place, &mut request);
+                        Ok(principal) => {
+                            let (owed, span) = admit(principal, place, &mut request);
                             State::Inner {
                                 future: span.in_scope(|| service.call(request)),
-                                owed: Some(Owed { admission, place }),
+                                owed: Some(owed),
                                 span,
                             }
                         }
                         Err(denial) => {
-                            let nested = matches!(place, Place::Nested);
+                            let nested = place.is_nested();
                             let response = Some(refuse(&policy, &denial, request, nested));
                             State::Refused { response }
                         }
                     }
                 }
                 StateProjection::Inner { future, owed, span } => {
-                    let mut outcome = ready!(span.in_scope(|| future.poll(cx)));
+                    let entered = span.enter();
+                    let mut outcome = ready!(future.poll(cx));
+                    drop(entered);
                     if let (Ok(response), Some(owed)) = (&mut outcome, owed) {
                         owed.pay(response);
                     }

@@ -6,14 +6,12 @@ use http::{Extensions, HeaderMap, HeaderValue, Response};
 use super::credential::Caches;
 use super::fields::write_limits;
 use crate::limit::{LimitReport, Standing};
-use crate::principal::Realm;
-use crate::verify::{Admission, Verifier};
+use crate::principal::{KeyPrincipal, Realm};
+use crate::verify::Verifier;
 
 /// What is owed to an answer.
-///
-/// It holds nothing that all requests share, or processors would contend for its reference count.
 pub(super) struct Owed {
-    pub(super) admission: Admission,
+    pub(super) principal: KeyPrincipal,
     pub(super) place: Place,
 }
 
@@ -28,16 +26,21 @@ pub(super) enum Place {
     Nested,
 }
 
+impl Place {
+    pub(super) fn is_nested(&self) -> bool {
+        matches!(self, Self::Nested)
+    }
+}
+
 impl Owed {
     #[inline]
     pub(super) fn pay<B>(&self, response: &mut Response<B>) {
-        let Self { admission, place } = self;
-        let realm = admission.principal.realm;
+        let Self { principal, place } = self;
+        let (admission, realm) = (&*principal.admission, principal.realm());
         let refused_by = NestedReports::refused_by(response.extensions(), realm);
         let refused = refused_by.is_some();
         if let Some(verifier) = refused_by {
-            let outermost = matches!(place, Place::Outermost { .. });
-            verifier.withdraw(&admission.principal, outermost);
+            verifier.withdraw(principal, !place.is_nested());
         }
         match place {
             // A refusal tells all limits, those of the layers around it included.

@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -9,14 +10,14 @@ use tracing::Span;
 use super::DenialBody;
 use super::client::{client_address, is_secure};
 use super::credential::{Caches, Found, Source};
-use super::future::{ResponseFuture, Waiting};
+use super::future::{PendingJudgement, ResponseFuture, Waiting};
 use super::layer::Policy;
 use super::owed::{Owed, Place};
 use super::response::refuse;
 use crate::denial::{Denial, DenialReason};
 use crate::principal::KeyPrincipal;
 use crate::telemetry;
-use crate::verify::{Admission, Attempt, Judgement, Step};
+use crate::verify::{Judgement, Step};
 
 /// The service that [`ApiKeyLayer`](super::ApiKeyLayer) makes. Cloning costs a reference count
 /// beside the clone of the inner service.
@@ -51,103 +52,21 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let policy = &*self.policy;
-        let keys = &policy.verifier;
-        if policy.allow_preflight && is_preflight(&request) {
-            policy.withhold_credentials(&mut request);
-            return self.pass_anonymous(request);
-        }
-        if let Some(principal) = request.extensions().get::<KeyPrincipal>()
-            && principal.realm == keys.realm()
-        {
-            let place = if principal.answered {
-                Place::Nested
-            } else {
-                policy.outermost(None)
-            };
-            // Where a test gave the principal, no key was sent.
-            let in_clear_text = principal.answered
-                && policy.require_tls
-                && !is_secure(&request, policy.proxies.as_ref());
-            let judgement = if in_clear_text {
-                if let Some(exposure) = &policy.exposure {
-                    exposure.disable_key(principal.key_id());
-                }
-                Judgement::Made(Err(Denial::insecure_transport()))
-            } else {
-                keys.extend(principal, &policy.needs)
-            };
-            policy.withhold_credentials(&mut request);
-            return self.follow(judgement, request, place);
-        }
-        let (source, text) = match policy.sources.find(&request) {
-            Found::One(source, text) => (source, text),
-            Found::Nothing if policy.optional => return self.pass_anonymous(request),
-            Found::Nothing => return self.refuse(&Denial::missing_key(), request),
-            Found::Several => {
-                policy.withhold_credentials(&mut request);
-                return self.refuse(&Denial::ambiguous(), request);
+        match self.policy.decide(&mut request) {
+            Course::Admit(principal, place) => {
+                let (owed, span) = admit(principal, place, &mut request);
+                let entered = span.enter();
+                let future = self.inner.call(request);
+                drop(entered);
+                ResponseFuture::inner(future, Some(owed), span)
             }
-        };
-        if policy.require_tls && !is_secure(&request, policy.proxies.as_ref()) {
-            if let Some(exposure) = &policy.exposure {
-                exposure.disable_secret(text);
+            Course::PassAnonymous => {
+                ResponseFuture::inner(self.inner.call(request), None, Span::none())
             }
-            policy.withhold_credentials(&mut request);
-            return self.refuse(&Denial::insecure_transport(), request);
-        }
-        let address = client_address(&request, policy.proxies.as_ref());
-        let step = match text {
-            [] => Step::Refused(keys.refuse_text(DenialReason::Empty, address)),
-            text => keys.begin(Attempt::of_bytes(text).from_address(address)),
-        };
-        if policy.keep_credential {
-            policy.sources.mark_sensitive(source, &mut request);
-        } else {
-            policy.sources.remove(source, &mut request);
-        }
-        let place = policy.outermost(Some(source));
-        let judgement = match step {
-            Step::Found(key, now) => keys.judge(key, address, &policy.needs, now),
-            Step::Refused(denial) => Judgement::Made(Err(denial)),
-            Step::Lookup(lookup) => {
-                let policy = Arc::clone(&self.policy);
-                Judgement::Pending(Box::pin(async move {
-                    let Policy {
-                        verifier, needs, ..
-                    } = &*policy;
-                    verifier.look_up(lookup, address, needs).await
-                }))
-            }
-        };
-        self.follow(judgement, request, place)
-    }
-}
-
-impl<S> ApiKeyService<S> {
-    /// Does with the request as it was judged, at once or when that is known.
-    #[inline]
-    fn follow<B, ResBody>(
-        &mut self,
-        judgement: Judgement,
-        mut request: Request<B>,
-        place: Place,
-    ) -> ResponseFuture<S, B>
-    where
-        S: Service<Request<B>, Response = Response<ResBody>> + Clone,
-        ResBody: From<DenialBody>,
-    {
-        match judgement {
-            Judgement::Made(Ok(mut admission)) => {
-                let span = admit(&mut admission, &place, &mut request);
-                let future = span.in_scope(|| self.inner.call(request));
-                ResponseFuture::inner(future, Some(Owed { admission, place }), span)
-            }
-            Judgement::Made(Err(denial)) => {
-                let nested = matches!(place, Place::Nested);
+            Course::Refuse(denial, nested) => {
                 ResponseFuture::refused(refuse(&self.policy, &denial, request, nested))
             }
-            Judgement::Pending(judgement) => {
+            Course::Wait(judgement, place) => {
                 // The service that was made ready is the one to be called, when the time comes;
                 // a clone of it, which is not ready, takes its place.
                 let clone = self.inner.clone();
@@ -161,34 +80,119 @@ impl<S> ApiKeyService<S> {
             }
         }
     }
+}
 
-    fn pass_anonymous<B, ResBody>(&mut self, mut request: Request<B>) -> ResponseFuture<S, B>
-    where
-        S: Service<Request<B>, Response = Response<ResBody>>,
-    {
-        let realm = self.policy.verifier.realm();
+/// What is done with a request.
+enum Course {
+    Admit(KeyPrincipal, Place),
+    PassAnonymous,
+    /// Whether by a nested layer.
+    Refuse(Denial, bool),
+    /// The store or the limiter has to be asked first.
+    Wait(PendingJudgement, Place),
+}
+
+impl Policy {
+    /// Decides on a request, and leaves no credential in it.
+    #[inline]
+    fn decide<B>(self: &Arc<Self>, request: &mut Request<B>) -> Course {
+        let keys = &self.verifier;
+        if self.allow_preflight && is_preflight(request) {
+            self.withhold_credentials(request);
+            return self.pass_anonymous(request);
+        }
+        if let Some(principal) = request.extensions().get::<KeyPrincipal>()
+            && principal.realm() == keys.realm()
+        {
+            let principal = principal.clone();
+            return self.decide_on_top(&principal, request);
+        }
+        let (source, text) = match self.sources.find(request) {
+            Found::One(source, text) => (source, text),
+            Found::Nothing if self.optional => return self.pass_anonymous(request),
+            Found::Nothing => return Course::refuse(Denial::missing_key()),
+            Found::Several => {
+                self.withhold_credentials(request);
+                return Course::refuse(Denial::ambiguous());
+            }
+        };
+        if self.require_tls && !is_secure(request, self.proxies.as_ref()) {
+            if let Some(exposure) = &self.exposure {
+                exposure.disable_secret(text);
+            }
+            self.withhold_credentials(request);
+            return Course::refuse(Denial::insecure_transport());
+        }
+        let step = match text {
+            [] => Step::Refused(keys.refuse_text(DenialReason::Empty, self.client(request))),
+            text => keys.begin(text, &|| self.client(request)),
+        };
+        if self.keep_credential {
+            self.sources.mark_sensitive(source, request);
+        } else {
+            self.sources.remove(source, request);
+        }
+        let place = self.outermost(Some(source));
+        match step {
+            Step::Found(key, now) => {
+                let judgement = keys.judge(key, &|| self.client(request), &self.needs, now);
+                Course::after(judgement, place)
+            }
+            Step::Refused(denial) => Course::refuse(denial),
+            Step::Lookup(lookup) => {
+                let (policy, address) = (Arc::clone(self), self.client(request));
+                let judgement = async move {
+                    let Self {
+                        verifier, needs, ..
+                    } = &*policy;
+                    verifier.look_up(lookup, address, needs).await
+                };
+                Course::Wait(Box::pin(judgement), place)
+            }
+        }
+    }
+
+    /// Decides on a request that was verified already, by another layer or by a test.
+    fn decide_on_top<B>(&self, principal: &KeyPrincipal, request: &mut Request<B>) -> Course {
+        let place = if principal.answered {
+            Place::Nested
+        } else {
+            self.outermost(None)
+        };
+        // Where a test gave the principal, no key was sent.
+        let in_clear_text =
+            principal.answered && self.require_tls && !is_secure(request, self.proxies.as_ref());
+        let judgement = if in_clear_text {
+            if let Some(exposure) = &self.exposure {
+                exposure.disable_key(principal.key_id());
+            }
+            Judgement::Made(Err(Denial::insecure_transport()))
+        } else {
+            self.verifier.extend(principal, &self.needs)
+        };
+        self.withhold_credentials(request);
+        Course::after(judgement, place)
+    }
+
+    fn pass_anonymous<B>(&self, request: &mut Request<B>) -> Course {
+        let realm = self.verifier.realm();
         let extensions = request.extensions_mut();
         // The principal of other keys, from an outer layer, is not what this one speaks of.
         if extensions
             .get::<KeyPrincipal>()
-            .is_none_or(|principal| principal.realm != realm)
+            .is_none_or(|principal| principal.realm() != realm)
         {
             extensions.remove::<KeyPrincipal>();
             extensions.insert(Anonymous);
         }
-        ResponseFuture::inner(self.inner.call(request), None, Span::none())
+        Course::PassAnonymous
     }
 
-    fn refuse<B, ResBody>(&self, denial: &Denial, request: Request<B>) -> ResponseFuture<S, B>
-    where
-        S: Service<Request<B>, Response = Response<ResBody>>,
-        ResBody: From<DenialBody>,
-    {
-        ResponseFuture::refused(refuse(&self.policy, denial, request, false))
+    /// The address of the client, if it is known.
+    fn client<B>(&self, request: &Request<B>) -> Option<IpAddr> {
+        client_address(request, self.proxies.as_ref())
     }
-}
 
-impl Policy {
     /// Takes every credential out of a request whose credential is not looked at.
     fn withhold_credentials<B>(&self, request: &mut Request<B>) {
         if !self.keep_credential {
@@ -207,17 +211,36 @@ impl Policy {
     }
 }
 
+impl Course {
+    #[inline]
+    fn after(judgement: Judgement, place: Place) -> Self {
+        match judgement {
+            Judgement::Made(Ok(principal)) => Self::Admit(principal, place),
+            Judgement::Made(Err(denial)) => Self::Refuse(denial, place.is_nested()),
+            Judgement::Pending(judgement) => Self::Wait(judgement, place),
+        }
+    }
+
+    /// By an outermost layer.
+    fn refuse(denial: Denial) -> Self {
+        Self::Refuse(denial, false)
+    }
+}
+
 /// Lets a verified request through: this is what the handler sees, and where it runs.
 #[inline]
-pub(super) fn admit<B>(admission: &mut Admission, place: &Place, request: &mut Request<B>) -> Span {
-    admission.principal.answered = true;
-    let principal = admission.principal.clone();
+pub(super) fn admit<B>(
+    mut principal: KeyPrincipal,
+    place: Place,
+    request: &mut Request<B>,
+) -> (Owed, Span) {
+    principal.answered = true;
     let span = match place {
         Place::Nested => Span::none(),
-        Place::Outermost { .. } => telemetry::span(&principal.key),
+        Place::Outermost { .. } => telemetry::span(principal.key()),
     };
-    request.extensions_mut().insert(principal);
-    span
+    request.extensions_mut().insert(principal.clone());
+    (Owed { principal, place }, span)
 }
 
 fn is_preflight<B>(request: &Request<B>) -> bool {

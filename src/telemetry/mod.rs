@@ -46,6 +46,9 @@ mod metrics;
 
 use std::error::Error as _;
 
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Span};
+
 pub(crate) use self::budget::LogBudgets;
 #[cfg(feature = "metrics")]
 pub use self::metrics::describe;
@@ -61,7 +64,18 @@ use crate::clock::Moment;
 use crate::denial::{Denial, DenialKind};
 
 /// In which a request runs that was let through.
-pub(crate) fn span(key: &CachedKey) -> tracing::Span {
+#[inline]
+pub(crate) fn span(key: &CachedKey) -> Span {
+    // Where nobody listens, even a span that is off costs as much as a limit: some crates make
+    // `tracing` tell the `log` crate of it.
+    if LevelFilter::current() < Level::INFO {
+        return Span::none();
+    }
+    open_span(key)
+}
+
+#[inline(never)]
+fn open_span(key: &CachedKey) -> Span {
     tracing::info_span!(
         "api_key",
         key.id = %key.record.id,

@@ -10,11 +10,12 @@ use crate::bill::Bill;
 use crate::cache::CachedKey;
 use crate::clock::Moment;
 use crate::key::{KeyDigest, KeyFormat};
+use crate::limit::Decision;
 use crate::principal::{KeyPrincipal, Realm};
 use crate::record::Credential;
 use crate::registry::NewKey;
 use crate::store::StoredKey;
-use crate::verify::Verifier;
+use crate::verify::{Admission, Verifier};
 
 /// Makes a [`KeyPrincipal`] that was never a key, for handler tests.
 ///
@@ -76,7 +77,12 @@ impl TestPrincipal {
         };
         let key = CachedKey::new(StoredKey { record, credential }, 0, 0);
         let bill = Bill::nothing(Moment::new(now, Duration::ZERO));
-        KeyPrincipal::new(key.into(), self.realm, bill)
+        KeyPrincipal::new(Admission {
+            key: key.into(),
+            realm: self.realm,
+            bill,
+            decision: Decision::default(),
+        })
     }
 }
 

@@ -1,8 +1,11 @@
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use crate::bill::Bill;
+use crate::cache::CachedKey;
 use crate::limit::{Decision, LimitReport, Standing};
-use crate::principal::KeyPrincipal;
+use crate::principal::{KeyPrincipal, Realm};
 
 /// What a client presents.
 #[derive(Clone, Copy)]
@@ -18,10 +21,15 @@ pub struct Verified {
     limits: LimitReport,
 }
 
-/// As [`Verified`], but for the report, which is made when it is asked for.
+/// What is known of a request that was let through: written once, and shared by all who ask.
+///
+/// It holds nothing that all requests share, or processors would contend for its reference count.
 pub(crate) struct Admission {
-    pub(crate) principal: KeyPrincipal,
-    /// How the limits stand that were charged: those of the principal's bill.
+    pub(crate) key: Arc<CachedKey>,
+    pub(crate) realm: Realm,
+    /// What was charged for this request.
+    pub(crate) bill: Bill,
+    /// How the limits stand that were charged.
     pub(crate) decision: Decision,
 }
 
@@ -72,13 +80,10 @@ impl Verified {
     }
 }
 
-impl From<Admission> for Verified {
-    fn from(admission: Admission) -> Self {
-        let limits = admission.standing().to_report();
-        Self {
-            principal: admission.principal,
-            limits,
-        }
+impl From<KeyPrincipal> for Verified {
+    fn from(principal: KeyPrincipal) -> Self {
+        let limits = principal.admission.standing().to_report();
+        Self { principal, limits }
     }
 }
 
@@ -86,7 +91,6 @@ impl Admission {
     /// What is left of the limits that were charged.
     #[inline]
     pub(crate) fn standing(&self) -> Standing<'_> {
-        let KeyPrincipal { key, bill, .. } = &self.principal;
-        bill.standing(key, &self.decision)
+        self.bill.standing(&self.key, &self.decision)
     }
 }

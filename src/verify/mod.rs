@@ -36,7 +36,7 @@ use crate::failures::FailureLimiter;
 use crate::invalidation::Publisher;
 use crate::key::{Candidates, KeyFormat, KeyHasher, MAX_KEY_LEN};
 use crate::limit::Limiter;
-use crate::principal::Realm;
+use crate::principal::{KeyPrincipal, Realm};
 use crate::record::{KeyId, KeyStatus};
 use crate::requirements::Requirements;
 use crate::telemetry::{self, LogBudgets, Path};
@@ -65,6 +65,9 @@ pub(crate) struct Parts {
     pub(crate) log_budgets: LogBudgets,
 }
 
+/// Finds the client's address, if it is known: few requests are asked for it.
+pub(crate) type FindAddress<'a> = &'a dyn Fn() -> Option<IpAddr>;
+
 /// How far verification came without waiting.
 pub(crate) enum Step {
     /// To the key, at this moment: it has to be [judged](Verifier::judge).
@@ -85,9 +88,9 @@ pub(crate) struct Lookup {
 /// What comes of a key that was found.
 pub(crate) enum Judgement {
     /// This.
-    Made(Result<Admission, Denial>),
+    Made(Result<KeyPrincipal, Denial>),
     /// What the store says of credits, or the limiter, which has to be waited for.
-    Pending(BoxFuture<'static, Result<Admission, Denial>>),
+    Pending(BoxFuture<'static, Result<KeyPrincipal, Denial>>),
 }
 
 impl Verifier {
@@ -101,9 +104,9 @@ impl Verifier {
         attempt: Attempt<'_>,
         needs: &Requirements,
     ) -> Result<Verified, Denial> {
-        let address = attempt.address;
-        let outcome = match self.begin(attempt) {
-            Step::Found(key, now) => self.judge(key, address, needs, now).made().await,
+        let Attempt { text, address } = attempt;
+        let outcome = match self.begin(text, &|| address) {
+            Step::Found(key, now) => self.judge(key, &|| address, needs, now).made().await,
             Step::Lookup(lookup) => self.look_up(lookup, address, needs).await,
             Step::Refused(denial) => Err(denial),
         };
@@ -120,19 +123,19 @@ impl Verifier {
 
     /// As far as it goes without waiting, and without moving more than a key in the cache takes.
     #[inline]
-    pub(crate) fn begin(&self, attempt: Attempt<'_>) -> Step {
+    pub(crate) fn begin(&self, text: &[u8], address: FindAddress<'_>) -> Step {
         let parts = &*self.parts;
         let now = parts.clock.now();
-        if attempt.text.len() > MAX_KEY_LEN {
-            return Step::Refused(parts.fail(DenialReason::Malformed, attempt.address, now));
+        if text.len() > MAX_KEY_LEN {
+            return Step::Refused(parts.fail(DenialReason::Malformed, address(), now));
         }
-        let fingerprint = parts.cache.fingerprint(attempt.text);
+        let fingerprint = parts.cache.fingerprint(text);
         match parts.cache.recall(&fingerprint, now) {
             Some(key) => {
                 telemetry::cache_hit();
                 Step::Found(key, now)
             }
-            None => parts.seek(fingerprint, attempt, now),
+            None => parts.seek(fingerprint, text, address, now),
         }
     }
 
@@ -141,7 +144,7 @@ impl Verifier {
     pub(crate) fn judge(
         &self,
         key: Arc<CachedKey>,
-        address: Option<IpAddr>,
+        address: FindAddress<'_>,
         needs: &Requirements,
         now: Moment,
     ) -> Judgement {
@@ -159,7 +162,7 @@ impl Verifier {
         lookup: Lookup,
         address: Option<IpAddr>,
         needs: &Requirements,
-    ) -> Result<Admission, Denial> {
+    ) -> Result<KeyPrincipal, Denial> {
         let parts = &self.parts;
         let began = parts.clock.now();
         for sought in lookup.all() {
@@ -174,7 +177,7 @@ impl Verifier {
                 before.next().map(Some).ok_or(outage)
             })?;
             if let Some(key) = key {
-                return parts.judge(key, address, needs, now).made().await;
+                return parts.judge(key, &|| address, needs, now).made().await;
             }
         }
         Err(parts.fail(DenialReason::Unknown, address, parts.clock.now()))
@@ -251,9 +254,15 @@ impl Parts {
 
     /// As [`Verifier::begin`], for a text that is not one of the hottest keys.
     #[inline(never)]
-    fn seek(&self, fingerprint: Fingerprint, attempt: Attempt<'_>, now: Moment) -> Step {
-        let refuse = |reason| Step::Refused(self.fail(reason, attempt.address, now));
-        let Some(candidates) = self.recognize(attempt.text) else {
+    fn seek(
+        &self,
+        fingerprint: Fingerprint,
+        text: &[u8],
+        address: FindAddress<'_>,
+        now: Moment,
+    ) -> Step {
+        let refuse = |reason| Step::Refused(self.fail(reason, address(), now));
+        let Some(candidates) = self.recognize(text) else {
             return refuse(DenialReason::Malformed);
         };
         let lookup = Lookup {
@@ -274,7 +283,7 @@ impl Parts {
         if !absent {
             return refuse(DenialReason::Unknown);
         }
-        match self.blocked(attempt.address, now) {
+        match self.blocked(address(), now) {
             Some(denial) => Step::Refused(denial),
             None => Step::Lookup(lookup),
         }
@@ -292,7 +301,7 @@ impl Lookup {
 }
 
 impl Judgement {
-    pub(super) async fn made(self) -> Result<Admission, Denial> {
+    pub(super) async fn made(self) -> Result<KeyPrincipal, Denial> {
         match self {
             Self::Made(outcome) => outcome,
             Self::Pending(outcome) => outcome.await,

@@ -21,8 +21,8 @@ impl Verifier {
     pub(crate) fn extend(&self, principal: &KeyPrincipal, needs: &Requirements) -> Judgement {
         let parts = &self.parts;
         let now = parts.clock.now();
-        let key = &principal.key;
-        let mut bill = principal.bill.on_top(key, needs, now);
+        let key = principal.key();
+        let mut bill = Bill::on_top(&principal.admission, needs, now);
         let denied = |denial: Denial| Judgement::Made(Err(denial.of_key(key)));
         if let Err(reason) = parts.check_kind(key, needs) {
             return denied(parts.fail(reason, None, now));
@@ -59,10 +59,10 @@ impl Verifier {
     /// layer also counts the request as refused, `after_all`.
     pub(crate) fn withdraw(&self, principal: &KeyPrincipal, after_all: bool) {
         let parts = &*self.parts;
-        let (key, now) = (&principal.key, parts.clock.now());
-        principal.bill.take_back(key, &parts.limiter, now);
+        let (key, now) = (principal.key(), parts.clock.now());
+        principal.admission.bill.take_back(key, &parts.limiter, now);
         if let (true, Some(usage)) = (after_all, &parts.usage) {
-            usage.record_refusal_after_all(&key.usage, now);
+            usage.record_refusal_after_all(key, now);
         }
     }
 }
@@ -70,13 +70,13 @@ impl Verifier {
 impl Parts {
     /// Charges the limits, once the credits are there.
     fn charge_on_top(self: &Arc<Self>, principal: &KeyPrincipal, bill: Bill) -> Judgement {
-        match bill.charge(&principal.key, &self.limiter) {
+        match bill.charge(principal.key(), &self.limiter) {
             Acquire::Done(decision) => {
                 Judgement::Made(self.settle_on_top(principal, bill, decision))
             }
             Acquire::Wait(decision) => {
                 let (parts, principal) = (Arc::clone(self), principal.clone());
-                let held = Held::new(Arc::clone(&principal.key), bill);
+                let held = Held::new(Arc::clone(principal.key()), bill);
                 Judgement::Pending(Box::pin(async move {
                     let decision = decision.await;
                     let (_, bill) = held.release();
@@ -92,7 +92,7 @@ impl Parts {
         bill: &Bill,
         refused: Refused,
     ) -> Denial {
-        let key = &principal.key;
+        let key = principal.key();
         let denial = match refused {
             Refused::Short(shortage) => bill.credits_exhausted(&shortage),
             Refused::Outage(outage) => outage.into(),
@@ -107,14 +107,16 @@ impl Parts {
         principal: &KeyPrincipal,
         bill: Bill,
         decision: Result<Decision, LimiterOutage>,
-    ) -> Result<Admission, Denial> {
-        let key = &principal.key;
+    ) -> Result<KeyPrincipal, Denial> {
+        let key = principal.key();
         let denial = match decision {
             Ok(decision) if decision.is_admitted() => {
-                return Ok(Admission {
-                    principal: principal.with_bill(bill),
+                return Ok(KeyPrincipal::new(Admission {
+                    key: Arc::clone(key),
+                    realm: self.realm,
+                    bill,
                     decision,
-                });
+                }));
             }
             Ok(decision) => {
                 let whole = bill.foresee(key, &self.limiter, true);

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
 use super::held::Held;
-use super::{Admission, Judgement, Parts};
+use super::{Admission, FindAddress, Judgement, Parts};
 use crate::bill::Bill;
 use crate::cache::CachedKey;
 use crate::clock::Moment;
@@ -40,13 +40,13 @@ impl Parts {
     pub(super) fn judge(
         self: &Arc<Self>,
         key: Arc<CachedKey>,
-        address: Option<IpAddr>,
+        address: FindAddress<'_>,
         needs: &Requirements,
         now: Moment,
     ) -> Judgement {
         let valid = self.check_status(&key, now);
         if let Err(reason) = valid.and_then(|()| self.check_kind(&key, needs)) {
-            return Judgement::Made(Err(self.not_valid(&key, reason, address, now)));
+            return Judgement::Made(Err(self.not_valid(&key, reason, address(), now)));
         }
         let mut bill = Bill::new(&key, needs, now);
         if let Err(denial) = check_address(&key, address).and_then(|()| check_scopes(&key, needs)) {
@@ -63,7 +63,7 @@ impl Parts {
                 Judgement::Made(Err(self.without_credits(&key, &bill, refused, now)))
             }
             Reserve::Wait(reserved) => {
-                let parts = Arc::clone(self);
+                let (parts, address) = (Arc::clone(self), address());
                 Judgement::Pending(Box::pin(async move {
                     parts.judge_late(key, bill, reserved, address).await
                 }))
@@ -77,13 +77,13 @@ impl Parts {
         self: &Arc<Self>,
         key: Arc<CachedKey>,
         bill: Bill,
-        address: Option<IpAddr>,
+        address: FindAddress<'_>,
         now: Moment,
     ) -> Judgement {
         match bill.charge(&key, &self.limiter) {
             Acquire::Done(decision) => Judgement::Made(self.settle(key, bill, decision, now)),
             Acquire::Wait(decision) => {
-                let (parts, held) = (Arc::clone(self), Held::new(key, bill));
+                let (parts, held, address) = (Arc::clone(self), Held::new(key, bill), address());
                 Judgement::Pending(Box::pin(async move {
                     let decision = decision.await;
                     parts.measure(Path::Limiter, now);
@@ -101,7 +101,7 @@ impl Parts {
         mut bill: Bill,
         reserved: BoxFuture<'static, Result<Reserved, Refused>>,
         address: Option<IpAddr>,
-    ) -> Result<Admission, Denial> {
+    ) -> Result<KeyPrincipal, Denial> {
         let began = bill.time();
         let reserved = reserved.await;
         let now = self.clock.now();
@@ -117,7 +117,7 @@ impl Parts {
         if let Err(refused) = reserved {
             return Err(self.without_credits(&key, &bill, refused, now));
         }
-        self.charge(key, bill, address, now).made().await
+        self.charge(key, bill, &|| address, now).made().await
     }
 
     /// The answer to a good key that has too few credits, as far as is known.
@@ -145,16 +145,17 @@ impl Parts {
         bill: Bill,
         decision: Result<Decision, LimiterOutage>,
         now: Moment,
-    ) -> Result<Admission, Denial> {
+    ) -> Result<KeyPrincipal, Denial> {
         let denial = match decision {
             Ok(decision) if decision.is_admitted() => {
                 self.count(&key, Outcome::Allowed, now);
                 telemetry::allowed();
-                let principal = KeyPrincipal::new(key, self.realm, bill);
-                return Ok(Admission {
-                    principal,
+                return Ok(KeyPrincipal::new(Admission {
+                    key,
+                    realm: self.realm,
+                    bill,
                     decision,
-                });
+                }));
             }
             Ok(decision) => Denial::rate_limited(bill.standing(&key, &decision).to_report()),
             Err(outage) => Denial::from(outage).with_limits(bill.ask(&key, &self.limiter)),
@@ -170,7 +171,7 @@ impl Parts {
         bill: Bill,
         decision: Result<Decision, LimiterOutage>,
         address: Option<IpAddr>,
-    ) -> Result<Admission, Denial> {
+    ) -> Result<KeyPrincipal, Denial> {
         let now = self.clock.now();
         if let Err(reason) = self.check_status(&key, now) {
             if decision.is_ok_and(|decision| decision.is_admitted()) {
@@ -265,18 +266,21 @@ impl Parts {
     }
 
     #[inline]
-    fn count(&self, key: &CachedKey, outcome: Outcome, now: Moment) {
+    fn count(&self, key: &Arc<CachedKey>, outcome: Outcome, now: Moment) {
         if let Some(usage) = &self.usage {
-            usage.record(&key.usage, outcome, now);
+            usage.record(key, outcome, now);
         }
     }
 }
 
 #[inline]
-fn check_address(key: &CachedKey, address: Option<IpAddr>) -> Result<(), Denial> {
+fn check_address(key: &CachedKey, address: FindAddress<'_>) -> Result<(), Denial> {
     let allowed = &key.record.allowed_addresses;
-    let fits = |address: IpAddr| allowed.iter().any(|network| network.contains(&address));
-    if key.is_usable_anywhere || address.is_some_and(|address| fits(address.to_canonical())) {
+    let fits = |address: IpAddr| {
+        let address = address.to_canonical();
+        allowed.iter().any(|network| network.contains(&address))
+    };
+    if key.is_usable_anywhere || address().is_some_and(fits) {
         Ok(())
     } else {
         Err(Denial::address_not_allowed())
