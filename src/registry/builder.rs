@@ -191,8 +191,8 @@ impl<S: KeyRepository> Builder<S> {
             .settings
             .into_verifier(store, Some(usage), Some(accounts));
         let parts = Arc::downgrade(&verifier.parts);
-        let flusher = tokio::spawn(flush_regularly(parts, Arc::clone(&repository), interval));
-        let flusher = Arc::new(flusher.abort_handle());
+        let flusher = flush_regularly(parts, Arc::downgrade(&repository), interval);
+        let flusher = Arc::new(tokio::spawn(flusher).abort_handle());
         ApiKeys {
             repository,
             verifier,

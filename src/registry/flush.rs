@@ -1,6 +1,6 @@
 //! Writing what is gathered between two writes: use, and credits that were leased and not spent.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
 use crate::credits::Unspent;
@@ -8,16 +8,19 @@ use crate::store::{KeyRepository, StoreError};
 use crate::telemetry;
 use crate::verify::{Parts, Verifier};
 
-/// Writes the gathered use, and gives back the credits of idle keys, until the keys are gone.
+/// Writes the gathered use, and gives back the credits of idle keys, until the keys are gone. Between
+/// two writes it holds nothing, so that the store can be closed when its owner is done with it.
 pub(super) async fn flush_regularly(
     parts: Weak<Parts>,
-    repository: Arc<dyn KeyRepository>,
+    repository: Weak<dyn KeyRepository>,
     interval: Duration,
 ) {
     loop {
         tokio::time::sleep(interval).await;
-        let Some(parts) = parts.upgrade() else { return };
-        let (verifier, repository) = (Verifier { parts }, Arc::clone(&repository));
+        let (Some(parts), Some(repository)) = (parts.upgrade(), repository.upgrade()) else {
+            return;
+        };
+        let verifier = Verifier { parts };
         // In a task of its own: to abort this one must not abort a write.
         let written =
             tokio::spawn(async move { flush(&verifier, &*repository, Unspent::OfIdle).await })
