@@ -93,6 +93,13 @@ pub(crate) fn variants(traffic: &Traffic) -> Vec<Contender> {
     made.into()
 }
 
+/// This crate's layer alone.
+pub(crate) fn plain(traffic: &Traffic) -> Vec<Contender> {
+    let makers = [bare, ours];
+    let made = makers.map(|make| make(traffic).warm(traffic));
+    made.into()
+}
+
 fn bare(_: &Traffic) -> Contender {
     Contender::service(BARE, service_fn(nothing))
 }

@@ -24,9 +24,11 @@
 //! which lets all of them take turns, many and short ones, so that what else the machine does
 //! disturbs all alike; without `table` each is measured by Criterion, one after the other. With
 //! `credits` in its place it shows what credits add to a request, which should be no more than what
-//! one more limit does.
+//! one more limit does; with `observed`, what metrics and the cap on failed attempts add, which
+//! should be no more than 15 %.
 
 mod contenders;
+mod observed;
 mod table;
 mod traffic;
 
@@ -47,14 +49,17 @@ fn main() {
         .build()
         .expect("a runtime can be started");
     let _context = runtime.enter();
-    let asked = |word| std::env::args().any(|argument| argument == word);
-    if asked("table") {
-        table::print();
-    } else if asked("credits") {
-        table::print_variants();
-    } else {
-        benches();
-        Criterion::default().configure_from_args().final_summary();
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    match *words {
+        ["table", ..] => table::print(),
+        ["credits", ..] => table::print_variants(),
+        ["observed", ..] => observed::print(),
+        ["once", watch] => observed::print_once(watch),
+        _ => {
+            benches();
+            Criterion::default().configure_from_args().final_summary();
+        }
     }
 }
 

@@ -61,13 +61,13 @@ fn row(title: &str, value: impl Fn(&Column) -> f64, columns: &[Column]) {
 }
 
 /// The nanoseconds for one number of keys.
-struct Column {
+pub(crate) struct Column {
     bare: f64,
     added: Vec<(&'static str, f64)>,
 }
 
 impl Column {
-    fn measure(traffic: &mut Traffic, made: fn(&Traffic) -> Vec<Contender>) -> Self {
+    pub(crate) fn measure(traffic: &mut Traffic, made: fn(&Traffic) -> Vec<Contender>) -> Self {
         let mut contenders = made(traffic);
         let mut rounds: Vec<Vec<f64>> = (0..ROUNDS)
             .map(|number| round(number, &mut contenders, traffic))
@@ -93,7 +93,7 @@ impl Column {
         }
     }
 
-    fn added(&self, name: &str) -> f64 {
+    pub(crate) fn added(&self, name: &str) -> f64 {
         let found = self.added.iter().find(|(known, _)| *known == name);
         found.expect("all were measured").1
     }
@@ -117,7 +117,7 @@ fn nanos(time: Duration) -> f64 {
     time.as_secs_f64() * 1e9
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]

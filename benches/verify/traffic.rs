@@ -11,8 +11,8 @@ use http::header::{ACCEPT, AUTHORIZATION, HOST, USER_AGENT};
 use http::{HeaderValue, Request};
 use tokio::runtime::Handle;
 use tower_api_key::{
-    ApiKeys, CacheConfig, EventAction, KeyDigest, KeyEvent, KeyFilter, KeyRecord, KeyRepository,
-    MemoryStore, NewKey, RateLimit,
+    ApiKeys, Builder, CacheConfig, EventAction, KeyDigest, KeyEvent, KeyFilter, KeyRecord,
+    KeyRepository, MemoryStore, NewKey, RateLimit,
 };
 
 use crate::contenders::Contender;
@@ -35,8 +35,16 @@ impl Traffic {
 
     /// As many keys, each with two scopes and a limit that is never reached.
     pub(crate) fn among(count: u32) -> Self {
+        Self::among_keys_of(count, |builder| builder)
+    }
+
+    /// The same, where keys are made in a special way.
+    pub(crate) fn among_keys_of(
+        count: u32,
+        special: fn(Builder<MemoryStore>) -> Builder<MemoryStore>,
+    ) -> Self {
         let store = MemoryStore::new();
-        let keys = ApiKeys::builder(store.clone()).cache(cache(count)).build();
+        let keys = special(ApiKeys::builder(store.clone()).cache(cache(count))).build();
         let issue = async |number: u32| {
             let key = NewKey::named(format!("key {number}"))
                 .owner(format!("owner {}", number / 10))

@@ -11,6 +11,9 @@
 //! | `outcome` | `allowed` or `denied` |
 //! | `reason` | why it was denied: the true [reason](crate::DenialReason), which the client is not told |
 //!
+//! The span's target is `tower_api_key::span`: to format it costs a subscriber as much as to verify
+//! the key, so where nobody needs it, `tower_api_key::span=off` spares that.
+//!
 //! Never a secret, and never a digest. A flood of bad keys does not flood the logs: of bad
 //! credentials, of refused keys and of outages, 20 a second each are told, and with the next one how
 //! many were left out (`untold`).
@@ -77,6 +80,7 @@ pub(crate) fn span(key: &CachedKey) -> Span {
 #[inline(never)]
 fn open_span(key: &CachedKey) -> Span {
     tracing::info_span!(
+        target: "tower_api_key::span",
         "api_key",
         key.id = %key.record.id,
         key.environment = &*key.record.environment,

@@ -17,9 +17,14 @@ struct Logged {
 
 impl Log {
     pub(crate) fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
+        Self::capture_of("trace")
+    }
+
+    /// Only what these directives let through.
+    pub(crate) fn capture_of(directives: &str) -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
+            .with_env_filter(directives)
             .with_ansi(false)
             .with_writer(log.clone())
             .finish();

@@ -45,6 +45,20 @@ async fn a_request_runs_in_a_span_that_tells_whose_it_is() {
 }
 
 #[tokio::test]
+async fn the_span_alone_can_be_switched_off() {
+    let bench = Bench::new();
+    let secret = bench.secret(NewKey::named("x")).await;
+    let app = app(&bench.layer());
+    let (log, _guard) = Log::capture_of("info,tower_api_key::span=off");
+    send(&app, bearing(&secret)).await;
+    send(&app, bearing("no key")).await;
+    let told = log.take();
+    assert!(told.contains("the handler runs"), "{told}");
+    assert!(told.contains("a request was refused"), "{told}");
+    assert!(!told.contains("api_key{"), "{told}");
+}
+
+#[tokio::test]
 async fn a_refusal_tells_the_same_and_why() {
     let bench = Bench::new();
     let issued = bench.issue(NewKey::named("x").owner("acme")).await;
