@@ -55,6 +55,7 @@
 //! | choose how keys look and are hashed | [`KeyFormat`], [`KeyHasher`] |
 //! | verify outside of HTTP | [`Verifier`], [`Requirements`] |
 //! | offer all of it over HTTP | `admin::router` |
+//! | show keys, their events and their use in routes of your own | [`KeyView`], [`KeyEventView`], [`BucketSize`] |
 //! | describe routes in OpenAPI | `openapi` |
 //! | test handlers, and stores of your own | `testing` |
 //!
