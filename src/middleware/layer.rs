@@ -1,9 +1,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::request::Parts;
 #[cfg(feature = "admin")]
-use http::{HeaderValue, Request, Response};
+use http::Request;
+use http::request::Parts;
+use http::{HeaderValue, Response};
 use tower_layer::Layer;
 
 use super::exposure::Exposure;
