@@ -1,11 +1,10 @@
 //! Switching keys off and on, and ending them.
 
-use tower_api_key::{Key, KeyId};
+use tower_api_key::{Key, KeyId, KeyView};
 
 use crate::Answer;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::KeyBody;
 use crate::output::{Output, plain};
 use crate::store::Missing;
 use jiff::Timestamp;
@@ -67,7 +66,7 @@ pub(crate) async fn revoke(
 
 fn tell(key: &Key, what: &str, now: Timestamp, output: &mut Output) -> Result<Answer, Failure> {
     if output.is_json() {
-        output.json(&KeyBody::new(key, now))?;
+        output.json(&KeyView::new(key, now))?;
     } else {
         let (id, name) = (key.record.id, plain(&key.record.name));
         output.line(&format!("{what} {id} ({name})."))?;

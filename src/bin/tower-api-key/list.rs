@@ -1,11 +1,11 @@
 use clap::ValueEnum;
 use jiff::Timestamp;
-use tower_api_key::{ApiKeys, Key, KeyFilter, KeyId, KeyStatus};
+use tower_api_key::{ApiKeys, Key, KeyFilter, KeyId, KeyStatus, KeyView};
 
 use crate::Answer;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::{KeyBody, PageBody};
+use crate::json::PageBody;
 use crate::output::{Output, note};
 use crate::show::status_name;
 use crate::store::Missing;
@@ -68,7 +68,7 @@ pub(crate) async fn run(
     let now = keys.now();
     let (found, next) = fetch(args, &keys, now).await?;
     if output.is_json() {
-        let bodies = found.iter().map(|key| KeyBody::new(key, now));
+        let bodies = found.iter().map(|key| KeyView::new(key, now));
         output.json(&PageBody {
             keys: bodies.collect(),
             next_cursor: next,

@@ -1,10 +1,9 @@
 use jiff::Timestamp;
-use tower_api_key::{Key, KeyId, KeyStatus};
+use tower_api_key::{Key, KeyId, KeyStatus, KeyView};
 
 use crate::Answer;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::KeyBody;
 use crate::output::Output;
 use crate::store::Missing;
 use crate::table::{Columns, or_dash};
@@ -26,7 +25,7 @@ pub(crate) async fn run(
     let key = keys.get(args.id).await?;
     let now = keys.now();
     if output.is_json() {
-        output.json(&KeyBody::new(&key, now))?;
+        output.json(&KeyView::new(&key, now))?;
     } else {
         write(&key, now, output)?;
     }

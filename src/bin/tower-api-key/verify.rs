@@ -2,12 +2,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tower_api_key::{ApiKeys, DenialReason, Requirements, Scope};
+use tower_api_key::{ApiKeys, DenialReason, KeyView, Requirements, Scope};
 
 use crate::Answer;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::KeyBody;
 use crate::output::{Output, plain};
 use crate::standing::{self, Standing};
 use crate::store::Missing;
@@ -52,7 +51,7 @@ struct Verdict<'a> {
     valid: bool,
     reason: Option<&'static str>,
     imported: bool,
-    key: Option<KeyBody<'a>>,
+    key: Option<KeyView<'a>>,
 }
 
 pub(crate) async fn run(
@@ -77,7 +76,7 @@ pub(crate) async fn run(
             key: standing
                 .key
                 .as_ref()
-                .map(|key| KeyBody::new(key, keys.now())),
+                .map(|key| KeyView::new(key, keys.now())),
         })?;
     } else {
         write(&standing, args, output)?;
