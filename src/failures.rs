@@ -1,14 +1,11 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-#[cfg(feature = "redis")]
 use tokio::runtime::Handle;
 
 use crate::clock::Moment;
-#[cfg(feature = "redis")]
-use crate::limit::{Acquire, RedisLimiter};
 use crate::limit::{
-    Charge, Decision, LimitSpace, Limiter, LocalLimiter, RateLimit, Subject, SubjectId,
+    Acquire, Charge, Decision, LimitSpace, Limiter, LocalLimiter, RateLimit, Subject, SubjectId,
 };
 
 /// Counts attempts with bad keys for each client address, in bounded memory.
@@ -19,8 +16,8 @@ use crate::limit::{
 pub(crate) struct FailureLimiter {
     limit: RateLimit,
     local: LocalLimiter,
-    #[cfg(feature = "redis")]
-    shared: Option<RedisLimiter>,
+    /// Where all instances count, if they do.
+    shared: Option<Limiter>,
 }
 
 impl FailureLimiter {
@@ -28,16 +25,11 @@ impl FailureLimiter {
     const CAPACITY: usize = 100_000;
 
     /// Counts where `limiter` does, too.
-    #[cfg_attr(not(feature = "redis"), expect(unused_variables))]
     pub(crate) fn new(limit: RateLimit, limiter: &Limiter) -> Self {
         Self {
             limit,
             local: LocalLimiter::forgetful(Self::CAPACITY),
-            #[cfg(feature = "redis")]
-            shared: match limiter {
-                Limiter::Local(_) => None,
-                Limiter::Redis(limiter) => Some(limiter.apart(Self::CAPACITY)),
-            },
+            shared: limiter.apart(Self::CAPACITY),
         }
     }
 
@@ -53,23 +45,17 @@ impl FailureLimiter {
         let (subject, charges) = (subject(address), [self.charge()]);
         let wait = |decision: Decision| decision.retry_after();
         let here = wait(self.local.foresee(&subject, &charges, &[], now));
-        #[cfg(feature = "redis")]
-        let here = here.max(
-            self.shared
-                .as_ref()
-                .and_then(|limiter| wait(limiter.foresee(&subject, &charges, &[], now))),
-        );
-        here
+        let shared = self.shared.as_ref();
+        here.max(shared.and_then(|limiter| wait(limiter.foresee(&subject, &charges, &[], now))))
     }
 
-    #[cfg(feature = "redis")]
     fn record_shared(
         &self,
         subject: &Subject,
         charges: &[Charge<'_>],
         now: Moment,
     ) -> Option<Duration> {
-        match self.shared.as_ref()?.begin(subject, charges, now) {
+        match self.shared.as_ref()?.acquire(subject, charges, now) {
             Acquire::Done(decision) => decision.ok()?.retry_after(),
             Acquire::Wait(decision) => {
                 if let Ok(runtime) = Handle::try_current() {
@@ -78,12 +64,6 @@ impl FailureLimiter {
                 None
             }
         }
-    }
-
-    #[cfg(not(feature = "redis"))]
-    #[expect(clippy::unused_self, reason = "there is nobody to share with")]
-    fn record_shared(&self, _: &Subject, _: &[Charge<'_>], _: Moment) -> Option<Duration> {
-        None
     }
 
     fn charge(&self) -> Charge<'_> {

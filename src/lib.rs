@@ -55,6 +55,7 @@
 //! | choose how keys look and are hashed | [`KeyFormat`], [`KeyHasher`] |
 //! | verify outside of HTTP | [`Verifier`], [`Requirements`] |
 //! | offer all of it over HTTP | `admin::router` |
+//! | show keys, their events and their use in routes of your own | [`KeyView`], [`KeyEventView`], [`BucketSize`] |
 //! | describe routes in OpenAPI | `openapi` |
 //! | test handlers, and stores of your own | `testing` |
 //!
@@ -155,9 +156,9 @@ pub use middleware::{
 };
 pub use principal::KeyPrincipal;
 pub use record::{
-    Credential, CreditBalance, CreditGrant, CreditPeriod, CreditPlan, CreditReturn, Credits,
-    EventAction, InvalidKeyId, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, Refill, RefillEvery,
-    UnknownAction, UsageBucket, UsageDelta,
+    BucketSize, Credential, CreditBalance, CreditGrant, CreditPeriod, CreditPlan, CreditReturn,
+    Credits, EventAction, InvalidKeyId, Key, KeyEvent, KeyEventView, KeyId, KeyRecord, KeyStatus,
+    KeyView, Refill, RefillEvery, UnknownAction, UsageBucket, UsageDelta,
 };
 pub use registry::{
     ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::LOCATION;
 
-use super::body::{KeyBody, PageBody, SecretBody};
+use super::body::{PageBody, SecretBody, view};
 use super::caller::{Caller, PathId};
 use super::json::JsonBody;
 use super::query::Query;
@@ -88,5 +88,5 @@ pub(super) async fn revoke(caller: Caller, PathId(id): PathId) -> Result<Respons
 /// The answer that tells a key.
 async fn shown(keys: &ApiKeys, key: &Key) -> Result<Response, Rejection> {
     let balances = keys.balances([key]).await?;
-    Ok(Json(KeyBody::new(key, &balances, keys.now())).into_response())
+    Ok(Json(view(key, &balances, keys.now())).into_response())
 }

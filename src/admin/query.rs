@@ -5,7 +5,7 @@ use http::request::Parts;
 use jiff::{SignedDuration, Timestamp};
 
 use super::rejection::Rejection;
-use crate::record::{KeyStatus, UsageBucket};
+use crate::record::{BucketSize, KeyStatus};
 use crate::store::KeyFilter;
 
 /// The most keys on a page.
@@ -51,14 +51,14 @@ impl Query {
         let from = self.take_time("from")?;
         let to = self.take_time("to")?.unwrap_or(now);
         let bucket = match self.take("bucket")?.as_deref() {
-            None | Some("hour") => Bucket::Hour,
-            Some("day") => Bucket::Day,
+            None | Some("hour") => BucketSize::Hour,
+            Some("day") => BucketSize::Day,
             Some(_) => return Err(Rejection::query("bucket", "use `hour` or `day`")),
         };
         self.finish()?;
         let from = from.unwrap_or_else(|| {
             let day_before = to.checked_sub(SignedDuration::from_hours(24));
-            Bucket::Hour.start(day_before.unwrap_or(Timestamp::MIN))
+            BucketSize::Hour.start(day_before.unwrap_or(Timestamp::MIN))
         });
         if from > to {
             return Err(Rejection::query("from", "it is after `to`"));
@@ -127,39 +127,5 @@ fn read_limit(text: &str) -> Result<usize, Rejection> {
 pub(super) struct Period {
     pub(super) from: Timestamp,
     pub(super) to: Timestamp,
-    pub(super) bucket: Bucket,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Bucket {
-    Hour,
-    Day,
-}
-
-impl Bucket {
-    /// Adds up hours, oldest first, that are of one bucket.
-    pub(super) fn gather(self, hours: Vec<UsageBucket>) -> Vec<UsageBucket> {
-        let mut gathered: Vec<UsageBucket> = Vec::new();
-        for hour in hours {
-            let start = self.start(hour.start);
-            match gathered.last_mut() {
-                Some(last) if last.start == start => {
-                    last.allowed = last.allowed.saturating_add(hour.allowed);
-                    last.denied = last.denied.saturating_add(hour.denied);
-                }
-                _ => gathered.push(UsageBucket { start, ..hour }),
-            }
-        }
-        gathered
-    }
-
-    /// The beginning of the bucket that `time` is in, in UTC.
-    fn start(self, time: Timestamp) -> Timestamp {
-        let seconds = match self {
-            Self::Hour => 3_600,
-            Self::Day => 86_400,
-        };
-        let start = time.as_second().div_euclid(seconds) * seconds;
-        Timestamp::from_second(start).unwrap_or(Timestamp::MIN)
-    }
+    pub(super) bucket: BucketSize,
 }

@@ -8,7 +8,8 @@ use futures_util::FutureExt;
 use futures_util::future::Shared;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::{Asked, CacheConfig, Found};
+use super::load::Found;
+use super::{Asked, CacheConfig};
 use crate::clock::{Clock, Moment};
 use crate::store::{StoreError, StoreErrorKind, StoredKey};
 use crate::telemetry;

@@ -72,6 +72,17 @@ impl Limiter {
             Self::Redis(limiter) => limiter.foresee(subject, charges, refunds, now),
         }
     }
+
+    /// A limiter for `capacity` other subjects, shared with whom this one is shared with; none where
+    /// it is shared with nobody. It lets requests through where it cannot ask.
+    #[cfg_attr(not(feature = "redis"), expect(unused_variables))]
+    pub(crate) fn apart(&self, capacity: usize) -> Option<Self> {
+        match self {
+            Self::Local(_) => None,
+            #[cfg(feature = "redis")]
+            Self::Redis(limiter) => Some(Self::Redis(limiter.apart(capacity))),
+        }
+    }
 }
 
 impl fmt::Debug for Limiter {

@@ -9,6 +9,7 @@
 
 mod decision;
 mod limiter;
+mod limits;
 mod local;
 mod outage;
 mod policy;
@@ -21,10 +22,11 @@ mod window;
 pub use self::redis::{ConnectError, OutagePolicy, RedisLimiter, RedisLimiterBuilder};
 pub use decision::{Decision, LimitStatus, Verdict};
 pub(crate) use limiter::{Acquire, Limiter};
+pub(crate) use limits::KnownLimits;
+pub use limits::RateLimits;
 pub use local::{Charge, LimitSpace, LocalLimiter, Subject, SubjectId};
 pub use outage::LimiterOutage;
-pub(crate) use policy::KnownLimits;
-pub use policy::{InvalidLimit, RateLimit, RateLimits};
+pub use policy::{InvalidLimit, RateLimit};
 pub use report::LimitReport;
 pub(crate) use report::Standing;
 pub use window::Window;

@@ -169,6 +169,17 @@ impl CredentialSources {
         }
     }
 
+    /// The headers that a key may come in, as `Vary` names them. `None`, where it comes in no header.
+    pub(super) fn key_headers(&self) -> Option<HeaderValue> {
+        let authorization = (!self.schemes.is_empty()).then_some(&b"Authorization"[..]);
+        let others = self.headers.iter().map(|header| header.written.as_bytes());
+        let names: Vec<_> = authorization.into_iter().chain(others).collect();
+        if names.is_empty() {
+            return None;
+        }
+        HeaderValue::from_bytes(&names.join(&b", "[..])).ok()
+    }
+
     /// Leaves the credential in the request, but keeps it out of `Debug` and HTTP/2's tables.
     pub(super) fn mark_sensitive<B>(&self, source: Source, request: &mut Request<B>) {
         let name = match source {

@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 #[cfg(feature = "admin")]
 use http::Request;
-use http::Response;
 use http::request::Parts;
+use http::{HeaderValue, Response};
 use tower_layer::Layer;
 
 use super::exposure::Exposure;
@@ -71,6 +71,8 @@ pub(super) struct Policy {
     pub(super) verifier: Verifier,
     pub(super) needs: Requirements,
     pub(super) sources: CredentialSources,
+    /// The headers among them, as `Vary` names them.
+    pub(super) key_headers: Option<HeaderValue>,
     pub(super) optional: bool,
     pub(super) allow_preflight: bool,
     pub(super) keep_credential: bool,
@@ -86,10 +88,12 @@ impl ApiKeyLayer {
     /// Lets any valid secret key through. `keys` is an [`ApiKeys`](crate::ApiKeys), or a
     /// [`Verifier`] alone.
     pub fn new(keys: &impl AsRef<Verifier>) -> Self {
+        let sources = CredentialSources::default();
         let policy = Policy {
             verifier: keys.as_ref().clone(),
             needs: Requirements::new(),
-            sources: CredentialSources::default(),
+            key_headers: sources.key_headers(),
+            sources,
             optional: false,
             allow_preflight: false,
             keep_credential: false,
@@ -180,7 +184,8 @@ impl ApiKeyLayer {
     }
 
     /// Lets a request without any credential through, without a principal; a bad credential is
-    /// still refused. Default: off.
+    /// still refused. `Vary` names the headers that a key may come in, so that no cache gives the
+    /// answer to a request that has one. Default: off.
     pub fn optional(&self) -> Self {
         self.with(|policy| policy.optional = true)
     }
@@ -194,7 +199,10 @@ impl ApiKeyLayer {
 
     /// Where the key may be. Default: `Authorization: Bearer` and `X-API-Key`.
     pub fn sources(&self, sources: CredentialSources) -> Self {
-        self.with(|policy| policy.sources = sources)
+        self.with(|policy| {
+            policy.key_headers = sources.key_headers();
+            policy.sources = sources;
+        })
     }
 
     /// Believes these proxies about who the client is, for failed attempts and for the addresses

@@ -10,9 +10,14 @@ use crate::principal::{KeyPrincipal, Realm};
 use crate::verify::Verifier;
 
 /// What is owed to an answer.
-pub(super) struct Owed {
-    pub(super) principal: KeyPrincipal,
-    pub(super) place: Place,
+pub(super) enum Owed {
+    /// To that of a request whose key was verified.
+    Verified {
+        principal: KeyPrincipal,
+        place: Place,
+    },
+    /// To that of a request that had none of these headers, in any of which a key may come.
+    Anonymous(HeaderValue),
 }
 
 /// Where a layer stands among those of the same keys.
@@ -35,7 +40,10 @@ impl Place {
 impl Owed {
     #[inline]
     pub(super) fn pay<B>(&self, response: &mut Response<B>) {
-        let Self { principal, place } = self;
+        let (principal, place) = match self {
+            Self::Verified { principal, place } => (principal, place),
+            Self::Anonymous(headers) => return tell_of_keys(headers, response.headers_mut()),
+        };
         let (admission, realm) = (&*principal.admission, principal.realm());
         let refused_by = NestedReports::refused_by(response.extensions(), realm);
         let refused = refused_by.is_some();
@@ -78,6 +86,16 @@ fn tell(caches: &Caches, headers: &mut HeaderMap) {
     }
     if !headers.contains_key(CACHE_CONTROL) {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+    }
+}
+
+/// Tells caches that a request with one of these headers may be answered in another way (RFC 9110
+/// §12.5.5). `Authorization` is among them: what RFC 9111 §3.5 forbids is to reuse the answer to a
+/// request that had it, not to give one that had it what was answered to another without.
+fn tell_of_keys(names: &HeaderValue, headers: &mut HeaderMap) {
+    // A nested layer may have.
+    if !headers.get_all(VARY).iter().any(|told| told == names) {
+        headers.append(VARY, names.clone());
     }
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN};
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use tower_service::Service;
 use tracing::Span;
 
@@ -60,8 +60,9 @@ where
                 drop(entered);
                 ResponseFuture::inner(future, Some(owed), span)
             }
-            Course::PassAnonymous => {
-                ResponseFuture::inner(self.inner.call(request), None, Span::none())
+            Course::PassAnonymous(headers) => {
+                let owed = headers.map(Owed::Anonymous);
+                ResponseFuture::inner(self.inner.call(request), owed, Span::none())
             }
             Course::Refuse(denial, nested) => {
                 ResponseFuture::refused(refuse(&self.policy, &denial, request, nested))
@@ -85,7 +86,8 @@ where
 /// What is done with a request.
 enum Course {
     Admit(KeyPrincipal, Place),
-    PassAnonymous,
+    /// With a key in one of these headers it would be another request.
+    PassAnonymous(Option<HeaderValue>),
     /// Whether by a nested layer.
     Refuse(Denial, bool),
     /// The store or the limiter has to be asked first.
@@ -99,7 +101,8 @@ impl Policy {
         let keys = &self.verifier;
         if self.allow_preflight && is_preflight(request) {
             self.withhold_credentials(request);
-            return self.pass_anonymous(request);
+            // No cache keeps what is answered to it (RFC 9110 §9.3.7).
+            return self.pass_anonymous(request, None);
         }
         if let Some(principal) = request.extensions().get::<KeyPrincipal>()
             && principal.realm() == keys.realm()
@@ -109,7 +112,9 @@ impl Policy {
         }
         let (source, text) = match self.sources.find(request) {
             Found::One(source, text) => (source, text),
-            Found::Nothing if self.optional => return self.pass_anonymous(request),
+            Found::Nothing if self.optional => {
+                return self.pass_anonymous(request, self.key_headers.clone());
+            }
             Found::Nothing => return Course::refuse(Denial::missing_key()),
             Found::Several => {
                 self.withhold_credentials(request);
@@ -174,7 +179,11 @@ impl Policy {
         Course::after(judgement, place)
     }
 
-    fn pass_anonymous<B>(&self, request: &mut Request<B>) -> Course {
+    fn pass_anonymous<B>(
+        &self,
+        request: &mut Request<B>,
+        key_headers: Option<HeaderValue>,
+    ) -> Course {
         let realm = self.verifier.realm();
         let extensions = request.extensions_mut();
         // The principal of other keys, from an outer layer, is not what this one speaks of.
@@ -185,7 +194,7 @@ impl Policy {
             extensions.remove::<KeyPrincipal>();
             extensions.insert(Anonymous);
         }
-        Course::PassAnonymous
+        Course::PassAnonymous(key_headers)
     }
 
     /// The address of the client, if it is known.
@@ -240,7 +249,7 @@ pub(super) fn admit<B>(
         Place::Outermost { .. } => telemetry::span(principal.key()),
     };
     request.extensions_mut().insert(principal.clone());
-    (Owed { principal, place }, span)
+    (Owed::Verified { principal, place }, span)
 }
 
 fn is_preflight<B>(request: &Request<B>) -> bool {

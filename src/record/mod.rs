@@ -5,6 +5,7 @@ mod credits;
 mod event;
 mod id;
 mod usage;
+mod view;
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,8 @@ pub use credits::{
 };
 pub use event::{EventAction, KeyEvent, UnknownAction};
 pub use id::{InvalidKeyId, KeyId};
-pub use usage::{UsageBucket, UsageDelta};
+pub use usage::{BucketSize, UsageBucket, UsageDelta};
+pub use view::{KeyEventView, KeyView};
 
 use crate::key::KeyDigest;
 use crate::limit::RateLimits;
@@ -122,7 +124,7 @@ impl Credential {
 
 /// A key with all its credentials, oldest first: what the write side shows.
 ///
-/// Serialized, it contains the digests of the credentials. The admin router's answers do not.
+/// Serialized, it contains the digests of the credentials; a [`KeyView`] does not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     /// The key itself.

@@ -4,15 +4,67 @@ use serde::{Deserialize, Serialize};
 use super::KeyId;
 use crate::key::KeyDigest;
 
-/// How much a key was used in one hour.
+/// How much a key was used in one hour, or in the longer time that hours were added up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageBucket {
-    /// The hour's beginning.
+    /// The beginning of that time.
     pub start: Timestamp,
     /// How many requests were let through.
     pub allowed: u64,
     /// How many requests with this key were refused, for whatever reason.
     pub denied: u64,
+}
+
+/// How long the time is that one [`UsageBucket`] tells of, in UTC.
+///
+/// ```
+/// use tower_api_key::{BucketSize, UsageBucket};
+///
+/// let hour = |time: &str, allowed| UsageBucket { start: time.parse().unwrap(), allowed, denied: 0 };
+/// let hours = [
+///     hour("2026-11-23T10:00:00Z", 1),
+///     hour("2026-11-23T23:00:00Z", 2),
+///     hour("2026-11-24T00:00:00Z", 4),
+/// ];
+/// let days = BucketSize::Day.gather(hours);
+/// assert_eq!(days, [hour("2026-11-23T00:00:00Z", 3), hour("2026-11-24T00:00:00Z", 4)]);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BucketSize {
+    /// 24 hours from midnight on.
+    Day,
+    /// One hour, as stores count.
+    Hour,
+}
+
+impl BucketSize {
+    /// Adds up what [`ApiKeys::usage`](crate::ApiKeys::usage) tells, oldest first, to buckets of
+    /// this size. Those without use are left out.
+    pub fn gather(self, hours: impl IntoIterator<Item = UsageBucket>) -> Vec<UsageBucket> {
+        let mut gathered: Vec<UsageBucket> = Vec::new();
+        for hour in hours {
+            let start = self.start(hour.start);
+            match gathered.last_mut() {
+                Some(last) if last.start == start => {
+                    last.allowed = last.allowed.saturating_add(hour.allowed);
+                    last.denied = last.denied.saturating_add(hour.denied);
+                }
+                _ => gathered.push(UsageBucket { start, ..hour }),
+            }
+        }
+        gathered
+    }
+
+    /// The beginning of the bucket that `time` is in.
+    pub fn start(self, time: Timestamp) -> Timestamp {
+        let seconds = match self {
+            Self::Day => 86_400,
+            Self::Hour => 3_600,
+        };
+        let start = time.as_second().div_euclid(seconds) * seconds;
+        Timestamp::from_second(start).unwrap_or(Timestamp::MIN)
+    }
 }
 
 /// What one credential's use in one hour has grown by since it was last written.

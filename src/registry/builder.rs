@@ -1,11 +1,12 @@
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ApiKeys, flush};
+use super::ApiKeys;
+use super::flush::flush_regularly;
 use crate::cache::{CacheConfig, KeyCache};
 use crate::clock::{Clock, SystemClock};
-use crate::credits::{Accounts, Unspent};
+use crate::credits::Accounts;
 use crate::failures::FailureLimiter;
 use crate::invalidation::{InvalidationBus, Publisher, Role, listen};
 use crate::key::{KeyFormat, KeyHasher};
@@ -190,8 +191,8 @@ impl<S: KeyRepository> Builder<S> {
             .settings
             .into_verifier(store, Some(usage), Some(accounts));
         let parts = Arc::downgrade(&verifier.parts);
-        let flusher = tokio::spawn(flush_regularly(parts, Arc::clone(&repository), interval));
-        let flusher = Arc::new(flusher.abort_handle());
+        let flusher = flush_regularly(parts, Arc::downgrade(&repository), interval);
+        let flusher = Arc::new(tokio::spawn(flusher).abort_handle());
         ApiKeys {
             repository,
             verifier,
@@ -262,29 +263,6 @@ impl Default for Settings {
             limiter: None,
             failed_attempts: None,
             flush_interval: FLUSH_INTERVAL,
-        }
-    }
-}
-
-/// Writes the gathered use, and gives back the credits of idle keys, until the keys are gone.
-async fn flush_regularly(
-    parts: Weak<Parts>,
-    repository: Arc<dyn KeyRepository>,
-    interval: Duration,
-) {
-    loop {
-        tokio::time::sleep(interval).await;
-        let Some(parts) = parts.upgrade() else { return };
-        let (verifier, repository) = (Verifier { parts }, Arc::clone(&repository));
-        // In a task of its own: to abort this one must not abort a write.
-        let written =
-            tokio::spawn(async move { flush(&verifier, &*repository, Unspent::OfIdle).await })
-                .await;
-        if let Ok(Err(error)) = written {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "use was not written yet"
-            );
         }
     }
 }

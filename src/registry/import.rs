@@ -3,7 +3,8 @@
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{ApiKeys, KeyError, NewKey, input, to_the_end};
+use super::change::to_the_end;
+use super::{ApiKeys, KeyError, NewKey, input};
 use crate::invalidation::{DigestTag, Invalidation};
 use crate::key::KeyDigest;
 use crate::record::{EventAction, KeyId};

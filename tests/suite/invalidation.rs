@@ -87,6 +87,36 @@ async fn what_one_instance_changes_holds_on_the_other() {
 }
 
 #[tokio::test]
+async fn a_rotation_ends_secrets_by_each_instances_own_clock_and_a_revocation_at_once() {
+    let (memory, bus) = (MemoryStore::new(), InProcessBus::new());
+    let here = Instance::of(&memory, bus.clone());
+    let behind = Instance::of(&memory, bus);
+    let issued = here.issue().await;
+    let id = issued.key().record.id;
+    behind.clock.set_wall(here.keys.now() - 2 * SECOND);
+    assert!(behind.accepts(&issued).await);
+
+    let lookups = behind.store.lookups();
+    let rotated = here.keys.rotate(id, Duration::ZERO).await.unwrap();
+    assert!(!here.accepts(&issued).await);
+    let heard = async || behind.accepts(&issued).await && behind.store.lookups() > lookups;
+    assert!(eventually(heard).await);
+    behind.clock.advance(almost(2 * SECOND));
+    assert!(behind.accepts(&issued).await, "its clock is not there yet");
+    behind.clock.advance(NANOSECOND);
+    assert!(!behind.accepts(&issued).await);
+
+    behind.clock.set_wall(here.keys.now() - 2 * SECOND);
+    assert!(behind.accepts(&rotated).await);
+    here.keys.disable(id).await.unwrap();
+    assert!(behind.refuses_soon(&rotated).await);
+    here.keys.enable(id).await.unwrap();
+    assert!(eventually(async || behind.accepts(&rotated).await).await);
+    here.keys.revoke(id).await.unwrap();
+    assert!(behind.refuses_soon(&rotated).await);
+}
+
+#[tokio::test]
 async fn a_key_that_was_unknown_here_works_once_it_was_issued_there() {
     let (memory, bus) = (MemoryStore::new(), ScriptedBus::new());
     let here = Instance::of(&memory, bus.clone());

@@ -1,9 +1,8 @@
-//! What the answer to a verified key says of its limits, and of itself to caches.
+//! What the answer to a verified key says of its limits.
 
 use std::time::Duration;
 
 use axum::Router;
-use axum::response::IntoResponse;
 use axum::routing::get as on_get;
 use http::StatusCode;
 use tower_api_key::{ApiKeyLayer, KeyUpdate, LimitBy, NewKey};
@@ -350,63 +349,4 @@ async fn the_older_headers_tell_the_tightest_limit_on_request() {
         older(&send(&app_with, bearing(&key)).await),
         ["7", "2", "1666"]
     );
-}
-
-#[tokio::test]
-async fn caches_learn_that_the_answer_is_for_this_key_only() {
-    let bench = Bench::new();
-    let key = bench.secret(NewKey::named("x")).await;
-    let routes = Router::new().route("/", on_get(async || "fine")).route(
-        "/own",
-        on_get(async || {
-            [("vary", "accept"), ("cache-control", "public, max-age=60")].into_response()
-        }),
-    );
-    let sources = tower_api_key::CredentialSources::default()
-        .header("x-acme-key".parse().unwrap())
-        .query_parameter("k");
-    let app = routes.layer(bench.layer().sources(sources));
-    let bearer = format!("Bearer {key}");
-    let in_query = format!("/?k={key}");
-    for (uri, line, vary, cache) in [
-        ("/", Some(("authorization", &bearer)), None, None),
-        (
-            "/",
-            Some(("x-api-key", &key)),
-            Some("X-API-Key"),
-            Some("private"),
-        ),
-        (
-            "/",
-            Some(("x-acme-key", &key)),
-            Some("x-acme-key"),
-            Some("private"),
-        ),
-        (&in_query, None, None, Some("private")),
-        (
-            "/own",
-            Some(("authorization", &bearer)),
-            Some("accept"),
-            Some("public, max-age=60"),
-        ),
-        (
-            "/own",
-            Some(("x-api-key", &key)),
-            Some("accept, X-API-Key"),
-            Some("public, max-age=60"),
-        ),
-    ] {
-        let lines: Vec<_> = line
-            .iter()
-            .map(|(name, value)| (*name, value.as_bytes()))
-            .collect();
-        let answer = send(&app, get(uri, &lines)).await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.header("vary").as_deref(), vary, "{uri} {line:?}");
-        assert_eq!(
-            answer.header("cache-control").as_deref(),
-            cache,
-            "{uri} {line:?}"
-        );
-    }
 }

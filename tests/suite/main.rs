@@ -12,6 +12,7 @@ mod credits;
 mod extractors;
 mod fleet;
 mod hot_keys;
+mod http_caches;
 mod importing;
 mod invalidation;
 mod keyserver;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tokio::runtime::Handle;
 use tokio::sync::Barrier;
 use tower_api_key::testing::{ManualClock, ScriptedStore};
 use tower_api_key::{
@@ -356,7 +357,7 @@ async fn use_is_written_every_ten_seconds_until_the_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_task_that_writes_ends_with_the_keys() {
+async fn the_task_that_writes_ends_with_the_keys_and_holds_no_store_of_theirs() {
     let store = Arc::new(MemoryStore::new());
     let keys = ApiKeys::builder(Arc::clone(&store))
         .flush_interval(SECOND)
@@ -366,8 +367,11 @@ async fn the_task_that_writes_ends_with_the_keys() {
     tokio::time::sleep(5 * SECOND).await;
     assert!(Arc::strong_count(&store) > 1);
     drop(clone);
+    assert_eq!(Arc::strong_count(&store), 1, "at once");
+    let tasks = || Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks(), 1);
     tokio::time::sleep(2 * SECOND).await;
-    assert_eq!(Arc::strong_count(&store), 1);
+    assert_eq!(tasks(), 0);
     let keys = ApiKeys::builder(Arc::clone(&store)).build();
     keys.shutdown().await.unwrap();
     drop(keys);

@@ -6,7 +6,7 @@ use crate::Answer;
 use crate::credits;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::KeyBody;
+use crate::json;
 use crate::output::{Output, plain};
 use crate::store::Missing;
 
@@ -73,7 +73,7 @@ async fn tell(
 ) -> Result<Answer, Failure> {
     if output.is_json() {
         let balance = credits::balance(keys, key).await?;
-        output.json(&KeyBody::new(key, balance, keys.now()))?;
+        output.json(&json::view(key, balance, keys.now()))?;
     } else {
         let (id, name) = (key.record.id, plain(&key.record.name));
         output.line(&format!("{what} {id} ({name})."))?;

@@ -5,7 +5,7 @@ use tower_api_key::{
 use crate::Answer;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::KeyBody;
+use crate::json;
 use crate::output::{Output, plain};
 use crate::store::Missing;
 use crate::values;
@@ -59,7 +59,7 @@ pub(crate) async fn run(
     }
     let balance = balance(&keys, &key).await?;
     if output.is_json() {
-        output.json(&KeyBody::new(&key, balance, keys.now()))?;
+        output.json(&json::view(&key, balance, keys.now()))?;
     } else {
         let (id, name) = (key.record.id, plain(&key.record.name));
         let text = balance.map_or("needs no credits".to_owned(), |left| text(&left));

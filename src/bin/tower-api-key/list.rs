@@ -9,7 +9,7 @@ use crate::Answer;
 use crate::credits;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::{KeyBody, PageBody};
+use crate::json::{self, PageBody};
 use crate::output::{Output, note};
 use crate::show::status_name;
 use crate::store::Missing;
@@ -79,7 +79,7 @@ pub(crate) async fn run(
             .collect();
         let bodies = found.iter().map(|key| {
             let balance = balances.remove(&key.record.id);
-            KeyBody::new(key, balance, now)
+            json::view(key, balance, now)
         });
         output.json(&PageBody {
             keys: bodies.collect(),

@@ -5,7 +5,7 @@ use crate::Answer;
 use crate::credits;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::KeyBody;
+use crate::json;
 use crate::output::Output;
 use crate::store::Missing;
 use crate::table::{Columns, or_dash};
@@ -27,7 +27,7 @@ pub(crate) async fn run(
     let key = keys.get(args.id).await?;
     let (balance, now) = (credits::balance(&keys, &key).await?, keys.now());
     if output.is_json() {
-        output.json(&KeyBody::new(&key, balance, now))?;
+        output.json(&json::view(&key, balance, now))?;
     } else {
         write(&key, balance, now, output)?;
     }

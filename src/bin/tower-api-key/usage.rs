@@ -1,8 +1,8 @@
 //! What happened to a key: its use and its audit trail.
 
 use clap::ValueEnum;
-use jiff::{SignedDuration, Timestamp};
-use tower_api_key::{KeyId, UsageBucket};
+use jiff::SignedDuration;
+use tower_api_key::{BucketSize, KeyId};
 
 use crate::Answer;
 use crate::failure::Failure;
@@ -39,31 +39,12 @@ enum Bucket {
     Day,
 }
 
-impl Bucket {
-    /// The beginning of the bucket that `time` is in, in UTC.
-    fn start(self, time: Timestamp) -> Timestamp {
-        let seconds = match self {
-            Self::Hour => 3_600,
-            Self::Day => 86_400,
-        };
-        let start = time.as_second().div_euclid(seconds) * seconds;
-        Timestamp::from_second(start).unwrap_or(Timestamp::MIN)
-    }
-
-    /// Adds up hours, oldest first, that are of one bucket.
-    fn gather(self, hours: Vec<UsageBucket>) -> Vec<UsageBucket> {
-        let mut gathered: Vec<UsageBucket> = Vec::new();
-        for hour in hours {
-            let start = self.start(hour.start);
-            match gathered.last_mut() {
-                Some(last) if last.start == start => {
-                    last.allowed = last.allowed.saturating_add(hour.allowed);
-                    last.denied = last.denied.saturating_add(hour.denied);
-                }
-                _ => gathered.push(UsageBucket { start, ..hour }),
-            }
+impl From<Bucket> for BucketSize {
+    fn from(bucket: Bucket) -> Self {
+        match bucket {
+            Bucket::Hour => Self::Hour,
+            Bucket::Day => Self::Day,
         }
-        gathered
     }
 }
 
@@ -78,12 +59,13 @@ pub(crate) async fn usage(
     // As long ago as was said, and not less because an hour had begun already.
     let from = match args.from {
         When::At(from) => from,
-        When::Apart(_) => Bucket::Hour.start(args.from.before(now)),
+        When::Apart(_) => BucketSize::Hour.start(args.from.before(now)),
     };
     if to.duration_since(from) < SignedDuration::ZERO {
         return Err(Failure::new("--from is after --to"));
     }
-    let buckets = args.bucket.gather(keys.usage(args.id, from, to).await?);
+    let hours = keys.usage(args.id, from, to).await?;
+    let buckets = BucketSize::from(args.bucket).gather(hours);
     if output.is_json() {
         output.json(&UsageBody { buckets })?;
         return Ok(Answer::Good);

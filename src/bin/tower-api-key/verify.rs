@@ -2,16 +2,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tower_api_key::{ApiKeys, DenialReason, Requirements, Scope};
+use tower_api_key::{ApiKeys, DenialReason, KeyView, Requirements, Scope};
 
 use crate::Answer;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::KeyBody;
 use crate::output::{Output, plain};
 use crate::standing::{self, Standing};
 use crate::store::Missing;
-use crate::{credits, secret, values};
+use crate::{credits, json, secret, values};
 
 /// Tells whether a key works, and if not, why
 ///
@@ -55,7 +54,7 @@ struct Verdict<'a> {
     valid: bool,
     reason: Option<&'static str>,
     imported: bool,
-    key: Option<KeyBody<'a>>,
+    key: Option<KeyView<'a>>,
 }
 
 pub(crate) async fn run(
@@ -80,7 +79,7 @@ pub(crate) async fn run(
             key: standing
                 .key
                 .as_ref()
-                .map(|key| KeyBody::new(key, standing.balance, keys.now())),
+                .map(|key| json::view(key, standing.balance, keys.now())),
         })?;
     } else {
         write(&standing, args, output)?;
