@@ -290,7 +290,11 @@ fn a_server_that_is_killed_loses_what_was_not_written_and_no_more() {
     (0..MORE).for_each(|_| assert_eq!(fleet.servers[0].status(&key.secret), 200));
     fleet.servers.pop().unwrap().stop("TERM");
     fleet.servers.push(Server::start(Path::new(file)));
-    assert_eq!(fleet.allowed(&key), Some(kept + MORE), "stopped: none is lost");
+    assert_eq!(
+        fleet.allowed(&key),
+        Some(kept + MORE),
+        "stopped: none is lost"
+    );
 }
 
 /// A PostgreSQL of one test's own.
