@@ -117,7 +117,7 @@ impl Funds {
             Self::Unlimited => Reserve::Done(Ok(Reserved::default())),
             _ if cost == 0 => Reserve::Done(Ok(Reserved::default())),
             Self::Account(account) => account.reserve(cost, now),
-            Self::Closed => Reserve::Done(Err(Refused::Outage(CreditOutage::read_only()))),
+            Self::Closed => Reserve::Done(Err(Refused::Outage(CreditOutage::ReadOnly))),
         }
     }
 

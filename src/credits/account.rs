@@ -9,7 +9,8 @@ use tokio::time::{Instant, timeout};
 
 use super::{Accounts, CreditOutage, Refused, Reserve, Reserved, Shortage, Unspent};
 use crate::clock::{Moment, saturating_nanos};
-use crate::record::{CreditGrant, CreditPeriod, CreditPlan, CreditReturn, KeyId};
+use crate::record::{CreditGrant, CreditPeriod, CreditPlan, CreditReturn, KeyId, Refill};
+use crate::telemetry;
 
 /// The credits of one key, as far as this instance has leased them.
 pub(crate) struct Account {
@@ -36,7 +37,7 @@ struct State {
 
 /// Credits that are off the balance already.
 #[derive(Default)]
-struct Lease {
+pub(super) struct Lease {
     credits: u64,
     /// When their period ends, in wall-clock nanoseconds.
     until: i64,
@@ -63,9 +64,14 @@ impl Account {
     /// A batch is at most so many times the one before.
     const GROWTH: u64 = 8;
 
-    pub(super) fn new(key: KeyId, accounts: Arc<Accounts>) -> Self {
+    /// With what this instance has left of an earlier lease.
+    pub(super) fn new(key: KeyId, accounts: Arc<Accounts>, lease: Lease) -> Self {
+        let state = State {
+            lease,
+            ..State::default()
+        };
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(state),
             key,
             accounts,
         }
@@ -109,7 +115,7 @@ impl Account {
             });
             answer.map_err(Refused::Outage)?;
             if give_up.is_some_and(|end| Instant::now() >= end) {
-                return Err(Refused::Outage(CreditOutage::deadline()));
+                return Err(Refused::Outage(CreditOutage::Deadline));
             }
         }
     }
@@ -130,11 +136,13 @@ impl Account {
         let (sender, receiver) = oneshot::channel();
         let call = receiver.shared();
         state.call = Some(call.clone());
+        // What the lease lacks: to ask for all would be to refuse what is there, in two parts.
+        let at_least = cost - state.lease.held(now);
         let at_most = cost.saturating_add(state.batch(self.accounts.interval, now));
         drop(state);
         let calling = Calling(Arc::clone(self));
         tokio::spawn(async move {
-            let answer = calling.0.ask(cost, at_most, now).await;
+            let answer = calling.0.ask(at_least, at_most, now).await;
             // Off the account before anybody hears of it, and also if the store panics.
             drop(calling);
             // Everybody who waited may have gone away.
@@ -144,16 +152,27 @@ impl Account {
     }
 
     async fn ask(&self, at_least: u64, at_most: u64, now: Moment) -> Result<(), CreditOutage> {
+        let grant = self.take(at_least, at_most, now).await;
+        telemetry::credits_asked_for(&grant);
+        let answered = self.accounts.clock.now();
+        self.state().take_in(&grant?, now, answered);
+        Ok(())
+    }
+
+    async fn take(
+        &self,
+        at_least: u64,
+        at_most: u64,
+        now: Moment,
+    ) -> Result<CreditGrant, CreditOutage> {
         let store = &self.accounts.store;
         let asked = store.take_credits(self.key, at_least, at_most, now.timestamp());
         // A grant that comes too late is lost. That is the price of not waiting for it.
         let answer = timeout(self.accounts.deadline, asked).await;
-        let grant = answer
-            .map_err(|_| CreditOutage::deadline())?
+        answer
+            .map_err(|_| CreditOutage::Deadline)?
             .map_err(CreditOutage::from_store)?
-            .ok_or_else(CreditOutage::no_budget)?;
-        self.state().take_in(&grant, now);
-        Ok(())
+            .ok_or(CreditOutage::NoBudget)
     }
 
     /// Waits until no call is under way.
@@ -197,7 +216,7 @@ impl State {
     #[inline]
     fn spend(&mut self, cost: u64, now: Moment) -> Option<Reserved> {
         let lease = &mut self.lease;
-        if cost > lease.credits || now.wall_nanos() >= lease.until {
+        if cost > lease.held(now) {
             return None;
         }
         lease.credits -= cost;
@@ -208,9 +227,9 @@ impl State {
     fn shortage(&self, cost: u64, now: Moment) -> Option<Shortage> {
         let short = self.short.as_ref()?;
         let refilled = short.shortage.refills_at.map_or(i64::MAX, saturating_nanos);
-        let holds = cost > short.remaining
-            && now.monotonic_nanos() < short.until
-            && now.wall_nanos() < refilled;
+        let there_are = short.remaining.saturating_add(self.lease.held(now));
+        let holds =
+            cost > there_are && now.monotonic_nanos() < short.until && now.wall_nanos() < refilled;
         holds.then_some(short.shortage)
     }
 
@@ -223,8 +242,8 @@ impl State {
         u64::try_from(expected).unwrap_or(u64::MAX).min(most)
     }
 
-    /// Takes in what was granted to a question asked at `now`.
-    fn take_in(&mut self, grant: &CreditGrant, now: Moment) {
+    /// Takes in what was granted to a question of this time.
+    fn take_in(&mut self, grant: &CreditGrant, asked: Moment, answered: Moment) {
         let CreditGrant { granted, left } = grant;
         self.know(left.period.since_version);
         if left.period.since_version < self.since_version {
@@ -236,7 +255,8 @@ impl State {
             let held = u64::try_from(Account::SHORT_FOR.as_nanos()).unwrap_or(u64::MAX);
             self.short = Some(Short {
                 remaining: left.remaining,
-                until: now.monotonic_nanos().saturating_add(held),
+                // From now on: those who wait for it have to hear it, however long it took.
+                until: answered.monotonic_nanos().saturating_add(held),
                 shortage: Shortage {
                     refill: left.refill,
                     refills_at,
@@ -256,7 +276,7 @@ impl State {
         }
         lease.credits = lease.credits.saturating_add(*granted);
         self.spent_at_grant = self.spent;
-        self.granted_at = now.monotonic_nanos();
+        self.granted_at = asked.monotonic_nanos();
         self.granted = *granted;
     }
 
@@ -276,6 +296,27 @@ impl State {
 }
 
 impl Lease {
+    /// What was leased by an account of `plan` that is gone.
+    pub(super) fn left(left: &CreditReturn, plan: &CreditPlan) -> Self {
+        let ends = |refill: Refill| saturating_nanos(refill.every.ends(left.period.begun_at));
+        Self {
+            credits: left.credits,
+            until: plan.refill.map_or(i64::MAX, ends),
+            number: 1,
+            period: Some(left.period),
+        }
+    }
+
+    /// How many of them can be spent at `now`.
+    #[inline]
+    fn held(&self, now: Moment) -> u64 {
+        if now.wall_nanos() < self.until {
+            self.credits
+        } else {
+            0
+        }
+    }
+
     fn empty(&mut self, key: KeyId) -> Option<CreditReturn> {
         let credits = std::mem::take(&mut self.credits);
         let period = self.period.filter(|_| credits > 0)?;

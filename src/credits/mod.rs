@@ -8,15 +8,15 @@
 //! 2. A batch is what the key is expected to spend in one flush interval, going by what it spent
 //!    since the batch before, but not over eight times that one; and beyond what the request
 //!    needs never over an eighth of what remains, so that others find something.
-//! 3. The store is asked when the lease does not cover a request. Of any number of requests that
-//!    wait for that, one call is made at a time, in a task of its own: whoever began it may go
-//!    away.
+//! 3. The store is asked when the lease does not cover a request, for what it lacks at least. Of any
+//!    number of requests that wait for that, one call is made at a time, in a task of its own:
+//!    whoever began it may go away.
 //! 4. A lease ends with its period: at the refill, and when the balance was set anew.
 //! 5. That too few credits remain is remembered until the refill, until the balance is set anew,
 //!    or for [`Account::SHORT_FOR`], since another instance may give some back.
 //! 6. What a key that spent nothing between two flushes has leased is given back with the second
 //!    one; and all of it at shutdown. What a call that failed should have given back is lost: it may
-//!    have been done.
+//!    have been done. What a key has leased that leaves the cache is kept for it until then.
 
 mod account;
 mod outage;
@@ -30,11 +30,13 @@ use futures_util::future::BoxFuture;
 use jiff::Timestamp;
 
 pub(crate) use account::Account;
+use account::Lease;
 pub(crate) use outage::CreditOutage;
 
 use crate::clock::Clock;
 use crate::record::{CreditPeriod, CreditPlan, CreditReturn, KeyId, Refill};
 use crate::store::{KeyRepository, StoreError};
+use crate::telemetry;
 
 /// The accounts of the keys that are in the cache: their number is bounded as that of the keys is.
 pub(crate) struct Accounts {
@@ -45,8 +47,8 @@ pub(crate) struct Accounts {
     /// How long the store may take.
     deadline: Duration,
     open: Mutex<HashMap<KeyId, Weak<Account>>>,
-    /// What accounts had leased that are gone.
-    left: Mutex<Vec<CreditReturn>>,
+    /// What accounts had leased that are gone: to be given back, unless they are opened again.
+    left: Mutex<HashMap<KeyId, CreditReturn>>,
 }
 
 /// Which accounts give back what they did not spend.
@@ -106,7 +108,8 @@ impl Accounts {
         let mut open = self.all_open();
         let known = open.get(&key).and_then(Weak::upgrade);
         let account = known.unwrap_or_else(|| {
-            let account = Arc::new(Account::new(key, Arc::clone(self)));
+            let lease = self.lease_left(key, plan);
+            let account = Arc::new(Account::new(key, Arc::clone(self), lease));
             open.insert(key, Arc::downgrade(&account));
             account
         });
@@ -118,7 +121,10 @@ impl Accounts {
     /// How many credits of `period` this instance has leased for a key and not spent.
     pub(crate) fn leased(&self, key: KeyId, period: CreditPeriod) -> u64 {
         let account = self.all_open().get(&key).and_then(Weak::upgrade);
-        account.map_or(0, |account| account.leased(period))
+        let leased = account.map_or(0, |account| account.leased(period));
+        let left = self.left();
+        let left = left.get(&key).filter(|left| left.period == period);
+        leased.saturating_add(left.map_or(0, |left| left.credits))
     }
 
     /// Gives back what was not spent.
@@ -132,15 +138,19 @@ impl Accounts {
             }
             returns.extend(account.unspent(whose));
         }
-        returns.append(&mut self.left());
+        returns.extend(std::mem::take(&mut *self.left()).into_values());
         while !returns.is_empty() {
             let batch = returns.split_off(returns.len().saturating_sub(Self::BATCH));
-            if let Err(error) = self.store.give_back_credits(&batch).await {
+            let given_back = self.store.give_back_credits(&batch).await;
+            telemetry::credits_given_back(&batch, given_back.is_ok());
+            if let Err(error) = given_back {
                 tracing::warn!(
                     keys = batch.len(),
                     "leased credits are lost: the key store did not take them back"
                 );
-                self.left().extend(returns);
+                for unspent in returns {
+                    self.keep(unspent);
+                }
                 return Err(error);
             }
         }
@@ -148,7 +158,9 @@ impl Accounts {
     }
 
     fn closed(&self, key: KeyId, unspent: Option<CreditReturn>) {
-        self.left().extend(unspent);
+        if let Some(unspent) = unspent {
+            self.keep(unspent);
+        }
         let mut open = self.all_open();
         // It may have been opened again already.
         if open
@@ -159,11 +171,39 @@ impl Accounts {
         }
     }
 
+    fn keep(&self, unspent: CreditReturn) {
+        let age = |of: &CreditReturn| (of.period.since_version, of.period.begun_at);
+        let mut left = self.left();
+        match left.get_mut(&unspent.key) {
+            Some(known) if known.period == unspent.period => {
+                known.credits = known.credits.saturating_add(unspent.credits);
+            }
+            // Those of a period before are worth nothing.
+            Some(known) if age(known) > age(&unspent) => {}
+            _ => drop(left.insert(unspent.key, unspent)),
+        }
+    }
+
+    /// What is left of what a key of `plan` had leased.
+    fn lease_left(&self, key: KeyId, plan: &CreditPlan) -> Lease {
+        let mut left = self.left();
+        let of_plan = left
+            .get(&key)
+            .filter(|left| left.period.since_version == plan.since_version);
+        match of_plan.map(|left| Lease::left(left, plan)) {
+            Some(lease) => {
+                left.remove(&key);
+                lease
+            }
+            None => Lease::default(),
+        }
+    }
+
     fn all_open(&self) -> MutexGuard<'_, HashMap<KeyId, Weak<Account>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn left(&self) -> MutexGuard<'_, Vec<CreditReturn>> {
+    fn left(&self) -> MutexGuard<'_, HashMap<KeyId, CreditReturn>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -173,5 +213,87 @@ impl fmt::Debug for Accounts {
         f.debug_struct("Accounts")
             .field("open", &self.all_open().len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::record::Credits;
+    use crate::{ApiKeys, MemoryStore, NewKey};
+
+    /// A key's account leaves with it when the cache is full, which is hard to bring about there.
+    #[tokio::test]
+    async fn what_an_account_had_leased_outlives_it() {
+        let store = MemoryStore::new();
+        let keys = ApiKeys::builder(store.clone()).build();
+        let new = NewKey::named("x").credits(Credits::new(1_000));
+        let record = keys.issue(new).await.unwrap().key().record.clone();
+        let (id, plan) = (record.id, record.credits.unwrap());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let interval = Duration::from_secs(10);
+        let accounts = Accounts::new(Arc::new(store), Arc::clone(&clock), interval, interval);
+        let accounts = Arc::new(accounts);
+        let account = accounts.open(id, &plan);
+        for _ in 0..2 {
+            let reserved = match account.reserve(1, clock.now()) {
+                Reserve::Done(reserved) => reserved,
+                Reserve::Wait(reserved) => reserved.await,
+            };
+            assert!(reserved.is_ok());
+        }
+        let stored = async || keys.credits(id).await.unwrap().unwrap();
+        let period = stored().await.period;
+        assert_eq!(
+            (stored().await.remaining, accounts.leased(id, period)),
+            (990, 8)
+        );
+
+        drop(account);
+        assert_eq!(accounts.leased(id, period), 8);
+        let again = accounts.open(id, &plan);
+        assert_eq!(accounts.leased(id, period), 8);
+        let reserved = again.reserve(3, clock.now());
+        assert!(
+            matches!(reserved, Reserve::Done(Ok(_))),
+            "none is asked for"
+        );
+
+        // A second account that goes adds to what the first one left.
+        drop(again);
+        accounts.closed(
+            id,
+            Some(CreditReturn {
+                key: id,
+                credits: 2,
+                period,
+            }),
+        );
+        accounts.give_back(Unspent::OfIdle).await.unwrap();
+        assert_eq!(stored().await.remaining, 990 + 5 + 2);
+        assert_eq!(accounts.leased(id, period), 0);
+
+        // What was leased of an older budget is no part of a newer one.
+        let stale = CreditReturn {
+            key: id,
+            credits: 9,
+            period,
+        };
+        accounts.closed(id, Some(stale));
+        let since_version = plan.since_version + 1;
+        drop(accounts.open(
+            id,
+            &CreditPlan {
+                since_version,
+                ..plan
+            },
+        ));
+        let newer = CreditPeriod {
+            since_version,
+            ..period
+        };
+        assert_eq!(accounts.leased(id, newer), 0);
+        assert!(accounts.all_open().is_empty());
     }
 }

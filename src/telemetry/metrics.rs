@@ -5,7 +5,9 @@ use metrics::{Counter, Histogram, Unit, counter, gauge, histogram};
 
 use super::Path;
 use crate::cache::{Cached, OutageKind};
+use crate::credits::CreditOutage;
 use crate::invalidation::Role;
+use crate::record::{CreditGrant, CreditReturn};
 
 const VERIFICATIONS: &str = "api_key_verifications_total";
 const VERIFICATION_DURATION: &str = "api_key_verification_duration_seconds";
@@ -18,6 +20,9 @@ const LIMITER_UP: &str = "api_key_limiter_up";
 const BUS_UP: &str = "api_key_bus_up";
 const BUS_PROOF_DURATION: &str = "api_key_bus_proof_duration_seconds";
 const BUS_INVALIDATIONS: &str = "api_key_bus_invalidations_total";
+const CREDIT_LEASES: &str = "api_key_credit_leases_total";
+const CREDIT_RETURNS: &str = "api_key_credit_returns_total";
+const CREDITS: &str = "api_key_credits_total";
 const USAGE_FLUSHES: &str = "api_key_usage_flushes_total";
 
 /// Tells the installed recorder what each metric means, which exporters pass on. Call it once, after
@@ -49,6 +54,12 @@ pub fn describe() {
         "How long the bus took to prove that it is heard.",
     );
     counter(BUS_INVALIDATIONS, "What was heard on the invalidation bus.");
+    counter(CREDIT_LEASES, "Calls of the store that asked for credits.");
+    counter(
+        CREDIT_RETURNS,
+        "Batches of credits given back to the store.",
+    );
+    counter(CREDITS, "Credits that were leased, given back or lost.");
     counter(USAGE_FLUSHES, "Batches of gathered use.");
 }
 
@@ -135,6 +146,31 @@ pub(crate) fn bus_told(role: Role, proof: Option<Duration>) {
         Some(time) => histogram!(BUS_PROOF_DURATION, "bus" => role.as_str()).record(time),
         None => counter!(BUS_INVALIDATIONS, "bus" => role.as_str()).increment(1),
     }
+}
+
+pub(crate) fn credits_asked_for(answer: &Result<CreditGrant, CreditOutage>) {
+    let outcome = match answer {
+        Ok(CreditGrant { granted: 0, .. }) => "short",
+        Ok(_) => "granted",
+        Err(CreditOutage::Deadline) => "deadline",
+        Err(CreditOutage::NoBudget) => "no_budget",
+        Err(CreditOutage::ReadOnly | CreditOutage::Store(_)) => "failed",
+    };
+    counter!(CREDIT_LEASES, "outcome" => outcome).increment(1);
+    if let Ok(grant) = answer {
+        counter!(CREDITS, "flow" => "leased").increment(grant.granted);
+    }
+}
+
+pub(crate) fn credits_given_back(batch: &[CreditReturn], taken: bool) {
+    let (outcome, flow) = if taken {
+        ("written", "returned")
+    } else {
+        ("failed", "lost")
+    };
+    counter!(CREDIT_RETURNS, "outcome" => outcome).increment(1);
+    let credits = batch.iter().map(|back| back.credits);
+    counter!(CREDITS, "flow" => flow).increment(credits.fold(0, u64::saturating_add));
 }
 
 pub(crate) fn flushed(written: bool) {

@@ -36,6 +36,9 @@
 //! | `api_key_bus_up` | gauge | `bus`: `trusted`, `beside` |
 //! | `api_key_bus_proof_duration_seconds` | histogram | `bus`: how long it took to prove that it is there, and so how late a message can be |
 //! | `api_key_bus_invalidations_total` | counter | `bus` |
+//! | `api_key_credit_leases_total` | counter | `outcome` of asking the store for credits: `granted`, `short`, `failed`, `deadline`, `no_budget` (taken away meanwhile) |
+//! | `api_key_credit_returns_total` | counter | `outcome` of giving a batch of leases back: `written`, `failed` |
+//! | `api_key_credits_total` | counter | `flow`: `leased`, `returned`, `lost` (by a return that failed) |
 //! | `api_key_usage_flushes_total` | counter | `outcome`: `written`, `failed` |
 //!
 //! A request that an inner layer refuses counts as allowed by the outer one and as denied by that.
@@ -56,8 +59,8 @@ pub(crate) use self::budget::LogBudgets;
 #[cfg(feature = "metrics")]
 pub use self::metrics::describe;
 pub(crate) use self::metrics::{
-    allowed, bus_told, bus_up, cache_entries, cache_hit, cache_looked_up, flushed, store_looked_up,
-    verified_in,
+    allowed, bus_told, bus_up, cache_entries, cache_hit, cache_looked_up, credits_asked_for,
+    credits_given_back, flushed, store_looked_up, verified_in,
 };
 #[cfg(feature = "redis")]
 pub(crate) use self::metrics::{limiter_called, limiter_up};

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::Path;
 use crate::cache::{Cached, OutageKind};
+use crate::credits::CreditOutage;
 use crate::invalidation::Role;
+use crate::record::{CreditGrant, CreditReturn};
 
 #[inline]
 pub(crate) fn allowed() {}
@@ -40,6 +42,12 @@ pub(crate) fn bus_up(_: Role, _: bool) {}
 
 #[inline]
 pub(crate) fn bus_told(_: Role, _: Option<Duration>) {}
+
+#[inline]
+pub(crate) fn credits_asked_for(_: &Result<CreditGrant, CreditOutage>) {}
+
+#[inline]
+pub(crate) fn credits_given_back(_: &[CreditReturn], _: bool) {}
 
 #[inline]
 pub(crate) fn flushed(_: bool) {}

@@ -93,10 +93,7 @@ impl Parts {
         refused: Refused,
     ) -> Denial {
         let key = principal.key();
-        let denial = match refused {
-            Refused::Short(shortage) => bill.credits_exhausted(&shortage),
-            Refused::Outage(outage) => outage.into(),
-        };
+        let denial = self.not_paid(key, bill, refused);
         let denial = denial.with_limits(bill.foresee(key, &self.limiter, false));
         denial.of_key(key)
     }

@@ -11,7 +11,7 @@ use super::{Admission, FindAddress, Judgement, Parts};
 use crate::bill::Bill;
 use crate::cache::CachedKey;
 use crate::clock::Moment;
-use crate::credits::{Refused, Reserve, Reserved};
+use crate::credits::{CreditOutage, Refused, Reserve, Reserved};
 use crate::denial::{Denial, DenialReason};
 use crate::key::{Candidates, KeyDigest};
 use crate::limit::{Acquire, Decision, LimiterOutage};
@@ -129,12 +129,22 @@ impl Parts {
         refused: Refused,
         now: Moment,
     ) -> Denial {
-        let denial = match refused {
-            Refused::Short(shortage) => bill.credits_exhausted(&shortage),
-            Refused::Outage(outage) => outage.into(),
-        };
+        let denial = self.not_paid(key, bill, refused);
         let denial = denial.with_limits(bill.ask(key, &self.limiter));
         self.refused(key, denial, now)
+    }
+
+    pub(super) fn not_paid(&self, key: &CachedKey, bill: &Bill, refused: Refused) -> Denial {
+        match refused {
+            Refused::Short(shortage) => bill.credits_exhausted(&shortage),
+            Refused::Outage(outage) => {
+                // What is remembered of the key is old; the next request looks it up.
+                if matches!(outage, CreditOutage::NoBudget) {
+                    self.cache.invalidate(key.record.id, &[]);
+                }
+                outage.into()
+            }
+        }
     }
 
     /// The last step: the limits decide.

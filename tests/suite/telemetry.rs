@@ -5,8 +5,9 @@ use std::path::Path;
 
 use axum::Router;
 use axum::routing::get as on_get;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;
-use tower_api_key::{ApiKeyLayer, Attempt, KeyDigest, NewKey, Requirements};
+use tower_api_key::{ApiKeyLayer, Attempt, Credits, Issued, KeyDigest, NewKey, Requirements};
 
 use crate::core_support::unknown_key;
 use crate::log::Log;
@@ -131,6 +132,53 @@ fn the_dashboard_shows_what_is_told() {
         .collect();
     let documented: BTreeSet<_> = names.find_iter(told).map(|name| name.as_str()).collect();
     assert_eq!(shown, documented);
+}
+
+#[tokio::test]
+async fn it_is_told_what_becomes_of_credits() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let bench = crate::core_support::Bench::new();
+    let issue = async |credits| {
+        let new = NewKey::named("x").credits(Credits::new(credits));
+        bench.keys.issue(new).await.unwrap()
+    };
+    let (rich, poor) = (issue(1_000).await, issue(1).await);
+    let spend = async |key: &Issued| {
+        let attempt = Attempt::new(key.secret().expose());
+        let needs = Requirements::new();
+        bench.keys.verifier().verify(attempt, &needs).await.is_ok()
+    };
+    // One credit by itself, and nine with the second request.
+    assert!(spend(&rich).await && spend(&rich).await);
+    assert!(spend(&poor).await && !spend(&poor).await);
+    // For everybody who asks within a second there is one answer.
+    assert!(!spend(&poor).await);
+    bench.keys.flush().await.unwrap();
+    bench.keys.flush().await.unwrap();
+    // And 73, of which two are spent.
+    assert!(spend(&rich).await && spend(&rich).await);
+    bench.keys.flush().await.unwrap();
+    bench.store.fail(true);
+    assert!(bench.keys.flush().await.is_err());
+    assert!(!spend(&rich).await);
+    let told = handle.render();
+    for (name, wanted) in [
+        (r#"api_key_credit_leases_total{outcome="granted"}"#, 4.0),
+        (r#"api_key_credit_leases_total{outcome="short"}"#, 1.0),
+        (r#"api_key_credit_leases_total{outcome="failed"}"#, 1.0),
+        (r#"api_key_credit_returns_total{outcome="written"}"#, 1.0),
+        (r#"api_key_credit_returns_total{outcome="failed"}"#, 1.0),
+        (
+            r#"api_key_credits_total{flow="leased"}"#,
+            1.0 + 9.0 + 1.0 + 73.0,
+        ),
+        (r#"api_key_credits_total{flow="returned"}"#, 8.0),
+        (r#"api_key_credits_total{flow="lost"}"#, 71.0),
+    ] {
+        assert_eq!(value(&told, name), Some(wanted), "{name}: {told}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ $('issue').addEventListener('click', () => {
     const issued = await call('POST', '/keys', readNewKey());
     return () => revealSecret('Key issued', issued, () => { location.hash = issued.key.id; });
   });
+  $('new-name').focus();
 });
 
 function editKey(key) {
@@ -17,6 +18,7 @@ function editKey(key) {
     if (Object.keys(changes).length) await call('PATCH', `/keys/${key.id}`, changes);
     return () => keyChanged('The key was changed.');
   });
+  $('new-name').focus();
 }
 
 function rotateKey(key) {
@@ -90,6 +92,7 @@ function fillKeyDialog(key) {
   $('new-addresses').value = '';
   $('new-limits').replaceChildren();
   key?.limits.forEach(addLimit);
+  fillCredits(key?.credits);
   $('new-metadata').replaceChildren();
   Object.entries(key?.metadata ?? {}).forEach(addMetadata);
   fillExpiry(key?.expires_at);
@@ -98,6 +101,26 @@ function fillKeyDialog(key) {
 
 $('add-limit').addEventListener('click', () => addLimit().querySelector('input').focus());
 $('add-metadata').addEventListener('click', () => addMetadata().querySelector('input').focus());
+
+function fillCredits(credits) {
+  $('new-credits').value = credits?.remaining ?? '';
+  $('new-refill').value = credits?.refill?.every ?? '';
+  $('new-refill-amount').value = credits?.refill?.amount ?? '';
+  $('new-refill-to').hidden = !credits?.refill;
+}
+
+$('new-refill').addEventListener('change', ({ target }) => {
+  $('new-refill-to').hidden = !target.value;
+  if (target.value) $('new-refill-amount').focus();
+});
+
+/** A budget, or null for none. A new one begins with as much as a refill brings. */
+function readCredits() {
+  const every = $('new-refill').value;
+  const refill = every ? { amount: whole($('new-refill-amount'), 1), every } : null;
+  if ($('new-credits').value.trim()) return { remaining: whole($('new-credits'), 0), refill };
+  return refill && { remaining: refill.amount, refill };
+}
 
 function fillExpiry(present) {
   $('new-expiry').replaceChildren(...[
@@ -131,6 +154,7 @@ function readKeyChanges() {
     name: $('new-name').value.trim(),
     scopes: words($('new-scopes').value),
     limits: readLimits(),
+    credits: readCredits(),
     metadata: readMetadata(),
     expires_at: readExpiry(),
   };
@@ -155,7 +179,7 @@ function asNetwork(address) {
 /** Those values that are not as they were, so that what others change meanwhile stays. */
 function changed(key, values) {
   const entries = Object.entries(values).filter(([name, value]) => value !== undefined
-    && comparable(value) !== comparable(key[name]));
+    && comparable(value) !== comparable(key[name] ?? null));
   return Object.fromEntries(entries);
 }
 

@@ -88,6 +88,10 @@ function remarks(key) {
   if (key.status === 'revoked') texts.push(['Revoked ', when(key.revoked_at), ', for good.']);
   else if (key.status === 'expired') texts.push(['Expired ', when(key.expires_at), '. An expired key cannot be rotated or prolonged.']);
   else if (!key.enabled) texts.push(['Disabled: every request with this key is refused until it is enabled again.']);
+  if (key.status === 'active' && key.credits?.remaining === 0) {
+    const { refill } = key.credits;
+    texts.push(['No credits are left: requests that cost any are refused', ...(refill ? [' until the refill ', when(nextRefill(refill))] : []), '.']);
+  }
   if (isOwn(key)) texts.push(['You are signed in with this key.']);
   return texts.map((text) => h('p', { class: 'remark' }, ...text));
 }
@@ -102,6 +106,7 @@ function details(key) {
     ['Prefix', h('code', null, key.prefix)],
     ['Scopes', scopeList(key.scopes)],
     ['Limits', limits.length ? h('ul', null, limits) : none('The defaults of the service')],
+    ['Credits', key.credits ? credits(key.credits) : none('None needed')],
     ['Addresses', addresses.length ? h('ul', null, addresses) : none('Everywhere')],
     ['Expires', key.expires_at ? [moment(key.expires_at), ' (', when(key.expires_at), ')'] : none('Never')],
     ['Last used', key.last_used_at ? when(key.last_used_at) : none('Never')],
@@ -109,6 +114,19 @@ function details(key) {
     ['Metadata', metadata.length ? h('ul', null, metadata) : none('None')],
   ];
   return h('dl', null, rows.map(([term, value]) => h('div', null, h('dt', null, term), h('dd', null, value))));
+}
+
+function credits({ remaining, refill }) {
+  return h('ul', null,
+    h('li', null, h('strong', null, number(remaining)), ' left'),
+    refill && h('li', null, `Refilled to ${number(refill.amount)} each ${refill.every}, next `, when(nextRefill(refill))));
+}
+
+/** Days and months are those of UTC. */
+function nextRefill({ every }) {
+  const time = new Date(now());
+  const [year, month, day] = [time.getUTCFullYear(), time.getUTCMonth(), time.getUTCDate()];
+  return new Date(every === 'day' ? Date.UTC(year, month, day + 1) : Date.UTC(year, month + 1)).toISOString();
 }
 
 // ---- Credentials ----

@@ -1,13 +1,14 @@
 //! Switching keys off and on, and ending them.
 
-use tower_api_key::{Key, KeyId, KeyView};
+use tower_api_key::{ApiKeys, Key, KeyId};
 
 use crate::Answer;
+use crate::credits;
 use crate::failure::Failure;
 use crate::global::Global;
+use crate::json;
 use crate::output::{Output, plain};
 use crate::store::Missing;
-use jiff::Timestamp;
 
 /// Switches a key off; `enable` switches it on again
 #[derive(clap::Args)]
@@ -41,7 +42,7 @@ pub(crate) async fn disable(
 ) -> Result<Answer, Failure> {
     let keys = global.keys(Missing::Refuse).await?;
     let key = keys.disable(args.id).await?;
-    tell(&key, "Disabled", keys.now(), output)
+    tell(&keys, &key, "Disabled", output).await
 }
 
 pub(crate) async fn enable(
@@ -51,7 +52,7 @@ pub(crate) async fn enable(
 ) -> Result<Answer, Failure> {
     let keys = global.keys(Missing::Refuse).await?;
     let key = keys.enable(args.id).await?;
-    tell(&key, "Enabled", keys.now(), output)
+    tell(&keys, &key, "Enabled", output).await
 }
 
 pub(crate) async fn revoke(
@@ -61,12 +62,18 @@ pub(crate) async fn revoke(
 ) -> Result<Answer, Failure> {
     let keys = global.keys(Missing::Refuse).await?;
     let key = keys.revoke(args.id).await?;
-    tell(&key, "Revoked", keys.now(), output)
+    tell(&keys, &key, "Revoked", output).await
 }
 
-fn tell(key: &Key, what: &str, now: Timestamp, output: &mut Output) -> Result<Answer, Failure> {
+async fn tell(
+    keys: &ApiKeys,
+    key: &Key,
+    what: &str,
+    output: &mut Output,
+) -> Result<Answer, Failure> {
     if output.is_json() {
-        output.json(&KeyView::new(key, now))?;
+        let balance = credits::balance(keys, key).await?;
+        output.json(&json::view(key, balance, keys.now()))?;
     } else {
         let (id, name) = (key.record.id, plain(&key.record.name));
         output.line(&format!("{what} {id} ({name})."))?;

@@ -1,5 +1,5 @@
 use ipnet::IpNet;
-use tower_api_key::{NewKey, RateLimit};
+use tower_api_key::{CreditBalance, NewKey, RateLimit, Refill};
 
 use crate::Answer;
 use crate::failure::Failure;
@@ -34,6 +34,12 @@ pub(crate) struct Args {
     /// How much it may do; more than once for several limits
     #[arg(long = "limit", value_name = "NAME=QUOTA/WINDOW", value_parser = values::limit)]
     limits: Vec<RateLimit>,
+    /// How many credits it has [default: as many as a refill brings, or any number without one]
+    #[arg(long, value_name = "AMOUNT")]
+    credits: Option<u64>,
+    /// What its credits are refilled to each day or month in UTC, as in 1000/month
+    #[arg(long, value_name = "AMOUNT/day|AMOUNT/month", value_parser = values::refill)]
+    refill: Option<Refill>,
     /// When it ends: a time, a day, or how far from now as in 90d [default: never]
     #[arg(long, value_name = "WHEN")]
     expires: Option<When>,
@@ -66,6 +72,9 @@ pub(crate) async fn run(
     for limit in args.limits {
         new = new.limit(limit);
     }
+    if let Some(credits) = values::budget(args.credits, args.refill) {
+        new = new.credits(credits);
+    }
     if let Some(end) = args.expires {
         new = new.expires_at(end.after(keys.now()));
     }
@@ -73,7 +82,10 @@ pub(crate) async fn run(
         new = new.metadata(name, value);
     }
     let issued = keys.issue(new).await?;
-    output.secret(&issued, "Issued", keys.now())?;
+    let now = keys.now();
+    let plan = issued.key().record.credits.as_ref();
+    let balance = plan.map(|plan| CreditBalance::set(plan, now));
+    output.secret(&issued, balance, "Issued", now)?;
     Ok(Answer::Good)
 }
 

@@ -1,9 +1,19 @@
-//! The JSON of the answers: the same shapes as those of the admin router, but for `credits`, of which
-//! this program tells nothing.
+//! The JSON of the answers: the same shapes as those of the admin router.
 
 use jiff::Timestamp;
 use serde::Serialize;
-use tower_api_key::{Issued, KeyEvent, KeyEventView, KeyId, KeyView, UsageBucket};
+use tower_api_key::{
+    CreditBalance, Issued, Key, KeyEvent, KeyEventView, KeyId, KeyView, UsageBucket,
+};
+
+/// A key, and what is left of its budget if it has one.
+pub(crate) fn view(key: &Key, balance: Option<CreditBalance>, now: Timestamp) -> KeyView<'_> {
+    let view = KeyView::new(key, now);
+    match balance {
+        Some(balance) => view.credits(balance),
+        None => view,
+    }
+}
 
 /// A new secret, this once, and its key.
 #[derive(Serialize)]
@@ -13,10 +23,10 @@ pub(crate) struct SecretBody<'a> {
 }
 
 impl<'a> SecretBody<'a> {
-    pub(crate) fn new(issued: &'a Issued, now: Timestamp) -> Self {
+    pub(crate) fn new(issued: &'a Issued, balance: Option<CreditBalance>, now: Timestamp) -> Self {
         Self {
             secret: issued.secret().expose(),
-            key: KeyView::new(issued.key(), now),
+            key: view(issued.key(), balance, now),
         }
     }
 }

@@ -1,11 +1,15 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use clap::ValueEnum;
 use jiff::Timestamp;
-use tower_api_key::{ApiKeys, Key, KeyFilter, KeyId, KeyStatus, KeyView};
+use tower_api_key::{ApiKeys, Key, KeyFilter, KeyId, KeyStatus};
 
 use crate::Answer;
+use crate::credits;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::PageBody;
+use crate::json::{self, PageBody};
 use crate::output::{Output, note};
 use crate::show::status_name;
 use crate::store::Missing;
@@ -64,11 +68,19 @@ pub(crate) async fn run(
     global: &Global,
     output: &mut Output,
 ) -> Result<Answer, Failure> {
-    let keys = global.keys(Missing::Refuse).await?;
+    let store = global.open(Missing::Refuse).await?;
+    let keys = global.keys_over(Arc::clone(&store), global.format())?;
     let now = keys.now();
     let (found, next) = fetch(args, &keys, now).await?;
     if output.is_json() {
-        let bodies = found.iter().map(|key| KeyView::new(key, now));
+        let mut balances: HashMap<_, _> = credits::balances(&*store, &found, now)
+            .await?
+            .into_iter()
+            .collect();
+        let bodies = found.iter().map(|key| {
+            let balance = balances.remove(&key.record.id);
+            json::view(key, balance, now)
+        });
         output.json(&PageBody {
             keys: bodies.collect(),
             next_cursor: next,

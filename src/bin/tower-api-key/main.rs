@@ -1,6 +1,7 @@
 //! Keeps API keys from the command line, straight in the store's database.
 
 mod changes;
+mod credits;
 mod failure;
 mod global;
 mod import;
@@ -67,6 +68,7 @@ enum Command {
     Disable(changes::Disable),
     Enable(changes::Enable),
     Revoke(changes::Revoke),
+    Credits(credits::Args),
     Usage(usage::UsageArgs),
     Events(usage::EventsArgs),
     Import(import::Args),
@@ -119,6 +121,7 @@ async fn run(cli: Cli) -> Result<Answer, Failure> {
         Command::Disable(args) => changes::disable(&args, &global, &mut output).await,
         Command::Enable(args) => changes::enable(&args, &global, &mut output).await,
         Command::Revoke(args) => changes::revoke(&args, &global, &mut output).await,
+        Command::Credits(args) => credits::run(&args, &global, &mut output).await,
         Command::Usage(args) => usage::usage(&args, &global, &mut output).await,
         Command::Events(args) => usage::events(&args, &global, &mut output).await,
         Command::Import(args) => import::run(&args, &global, &mut output).await,

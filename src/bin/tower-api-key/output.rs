@@ -1,7 +1,7 @@
 use std::io::{self, BufWriter, Stdout, Write};
 
 use serde::Serialize;
-use tower_api_key::{ApiKey, Issued, KeyId};
+use tower_api_key::{ApiKey, CreditBalance, Issued, KeyId};
 
 use crate::failure::Failure;
 use crate::json::SecretBody;
@@ -46,12 +46,13 @@ impl Output {
     pub(crate) fn secret(
         &mut self,
         issued: &Issued,
+        balance: Option<CreditBalance>,
         what: &str,
         now: Timestamp,
     ) -> Result<(), Failure> {
         let (secret, id): (&ApiKey, KeyId) = (issued.secret(), issued.key().record.id);
         let written = if self.json {
-            self.json(&SecretBody::new(issued, now))
+            self.json(&SecretBody::new(issued, balance, now))
         } else {
             let name = plain(&issued.key().record.name);
             note(&format!(

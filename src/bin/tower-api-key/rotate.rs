@@ -43,9 +43,11 @@ pub(crate) async fn run(
     let keys = global
         .keys_of(format_of(&prefixes, &environments), Missing::Refuse)
         .await?;
+    // Before there is a secret that could be lost to an error.
+    let balance = keys.credits(args.id).await?;
     let issued = keys.rotate(args.id, args.grace).await?;
     let now = keys.now();
-    output.secret(&issued, "Rotated", now)?;
+    output.secret(&issued, balance, "Rotated", now)?;
     let still_live = issued.key().credentials.iter().rev().skip(1);
     let end = still_live
         .filter_map(|credential| credential.expires_at)

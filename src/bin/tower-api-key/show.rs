@@ -1,9 +1,11 @@
 use jiff::Timestamp;
-use tower_api_key::{Key, KeyId, KeyStatus, KeyView};
+use tower_api_key::{CreditBalance, Key, KeyId, KeyStatus};
 
 use crate::Answer;
+use crate::credits;
 use crate::failure::Failure;
 use crate::global::Global;
+use crate::json;
 use crate::output::Output;
 use crate::store::Missing;
 use crate::table::{Columns, or_dash};
@@ -23,16 +25,21 @@ pub(crate) async fn run(
 ) -> Result<Answer, Failure> {
     let keys = global.keys(Missing::Refuse).await?;
     let key = keys.get(args.id).await?;
-    let now = keys.now();
+    let (balance, now) = (credits::balance(&keys, &key).await?, keys.now());
     if output.is_json() {
-        output.json(&KeyView::new(&key, now))?;
+        output.json(&json::view(&key, balance, now))?;
     } else {
-        write(&key, now, output)?;
+        write(&key, balance, now, output)?;
     }
     Ok(Answer::Good)
 }
 
-fn write(key: &Key, now: Timestamp, output: &mut Output) -> Result<(), Failure> {
+fn write(
+    key: &Key,
+    balance: Option<CreditBalance>,
+    now: Timestamp,
+    output: &mut Output,
+) -> Result<(), Failure> {
     let record = &key.record;
     let mut columns = Columns::unnamed();
     let mut row = |name: &str, value: String| columns.row([name.to_owned(), value]);
@@ -54,6 +61,7 @@ fn write(key: &Key, now: Timestamp, output: &mut Output) -> Result<(), Failure> 
             )
         })),
     );
+    row("credits", or_dash(balance.as_ref().map(credits::text)));
     let metadata = record.metadata.iter();
     row(
         "metadata",

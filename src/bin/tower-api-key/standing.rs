@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use tower_api_key::{
-    ApiKeys, Attempt, DenialReason, Key, KeyDigest, KeyId, Requirements, Verifier,
+    ApiKeys, Attempt, CreditBalance, DenialReason, Key, KeyDigest, KeyId, Requirements, Verifier,
 };
 
+use crate::credits;
 use crate::failure::Failure;
 
 /// What can be said of a presented text.
@@ -14,19 +15,24 @@ pub(crate) struct Standing {
     pub(crate) refused: Option<DenialReason>,
     /// The key that it is of, where it is one that is stored.
     pub(crate) key: Option<Key>,
+    /// What is left of its budget, if it has one.
+    pub(crate) balance: Option<CreditBalance>,
     /// Which of the key's credentials it is, where that can be told.
     pub(crate) imported: bool,
 }
 
-/// Asks as a server would, but without any use being counted or any limit being charged: the
-/// verifier has no recorder, and its limits are its own.
+/// Asks as a server would about a request of this cost, but without any use being counted or any
+/// limit or credits being charged: the verifier has no recorder, and its limits are its own.
 pub(crate) async fn of(
     text: &str,
     address: Option<IpAddr>,
     needs: &Requirements,
+    cost: u64,
     verifier: &Verifier,
     keys: &ApiKeys,
 ) -> Result<Standing, Failure> {
+    // A verifier that writes nothing refuses to charge credits; they are looked at below.
+    let needs = &needs.clone().cost(0);
     let ask = async |address| {
         let attempt = Attempt::new(text).from_address(address);
         match verifier.verify(attempt, needs).await {
@@ -52,6 +58,13 @@ pub(crate) async fn of(
     if refused == Some(DenialReason::Unknown) && verifier.format().parse(text).is_err() {
         refused = Some(DenialReason::Malformed);
     }
+    let balance = match &key {
+        Some(key) => credits::balance(keys, key).await?,
+        None => None,
+    };
+    if refused.is_none() && balance.is_some_and(|left| left.remaining < cost) {
+        refused = Some(DenialReason::Credits);
+    }
     let imported = key.as_ref().is_some_and(|key| {
         let digest = KeyDigest::sha256(text);
         let mut credentials = key.credentials.iter();
@@ -60,6 +73,7 @@ pub(crate) async fn of(
     Ok(Standing {
         refused,
         key,
+        balance,
         imported,
     })
 }

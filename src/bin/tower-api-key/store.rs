@@ -30,7 +30,14 @@ impl Global {
         format: KeyFormat,
         missing: Missing,
     ) -> Result<ApiKeys, Failure> {
-        let store = self.open(missing).await?;
+        self.keys_over(self.open(missing).await?, format)
+    }
+
+    pub(crate) fn keys_over(
+        &self,
+        store: Arc<dyn KeyRepository>,
+        format: KeyFormat,
+    ) -> Result<ApiKeys, Failure> {
         let keys = self.set_up(ApiKeys::builder(store), format)?.build();
         Ok(keys.acting_as(&self.actor))
     }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tower_api_key::RateLimit;
+use tower_api_key::{Credits, RateLimit, Refill};
 
 /// A time: `2027-01-31T12:00:00Z`, `2027-01-31` in UTC, or as long from now as `90d`.
 #[derive(Clone, Copy)]
@@ -84,6 +84,30 @@ pub(crate) fn limit(text: &str) -> Result<RateLimit, String> {
     RateLimit::new(name, quota, duration(window)?).map_err(|error| error.to_string())
 }
 
+/// A refill: to how many credits, and how often, as in `1000/month`.
+pub(crate) fn refill(text: &str) -> Result<Refill, String> {
+    let invalid = || "write a refill as in 100/day or 1000/month".to_owned();
+    let (amount, every) = text.split_once('/').ok_or_else(invalid)?;
+    let amount = amount.parse().map_err(|_| invalid())?;
+    match every {
+        "day" => Ok(Refill::daily(amount)),
+        "month" => Ok(Refill::monthly(amount)),
+        _ => Err(invalid()),
+    }
+}
+
+/// The budget of so many credits now, and of as many as a refill brings where that is not said.
+pub(crate) fn budget(credits: Option<u64>, refill: Option<Refill>) -> Option<Credits> {
+    let Some(refill) = refill else {
+        return credits.map(Credits::new);
+    };
+    let refilled = Credits::refilled(refill);
+    Some(match credits {
+        Some(credits) => refilled.remaining(credits),
+        None => refilled,
+    })
+}
+
 /// `NAME=VALUE`.
 pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
@@ -159,6 +183,15 @@ mod tests {
         );
         for text in ["", "tomorrow", "2027-13-01", "2027-01-31T12:00:00"] {
             assert!(text.parse::<When>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refill_names_amount_and_time() {
+        assert_eq!(refill("100/day"), Ok(Refill::daily(100)));
+        assert_eq!(refill("1000/month"), Ok(Refill::monthly(1_000)));
+        for text in ["100", "/day", "x/day", "-1/day", "1/week", "1/day/2"] {
+            assert!(refill(text).is_err(), "{text}");
         }
     }
 

@@ -10,12 +10,12 @@ use crate::global::Global;
 use crate::output::{Output, plain};
 use crate::standing::{self, Standing};
 use crate::store::Missing;
-use crate::{secret, values};
+use crate::{credits, json, secret, values};
 
 /// Tells whether a key works, and if not, why
 ///
 /// The secret is read from standard input or a file, never from an argument. It does not count as
-/// use and charges no limit. A client learns none of this: to it, every key that does not work is
+/// use and charges no limit and no credits. A client learns none of this: to it, every key that does not work is
 /// the same.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  \
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// The address it is used from [default: any that is allowed]
     #[arg(long)]
     address: Option<IpAddr>,
+    /// How many credits the request takes, where the key has a budget
+    #[arg(long, value_name = "CREDITS", default_value_t = 1)]
+    cost: u64,
     /// A prefix that is accepted beside the first of --prefixes; more than once for more
     #[arg(long = "accept-prefix", value_name = "PREFIX", value_parser = values::prefix)]
     accepted_prefixes: Vec<String>,
@@ -67,7 +70,7 @@ pub(crate) async fn run(
         .scopes(&args.scopes)
         .accept_prefixes(&args.accepted_prefixes)
         .environments(&args.accepted_environments);
-    let standing = standing::of(&text, args.address, &needs, &verifier, &keys).await?;
+    let standing = standing::of(&text, args.address, &needs, args.cost, &verifier, &keys).await?;
     if output.is_json() {
         output.json(&Verdict {
             valid: standing.refused.is_none(),
@@ -76,7 +79,7 @@ pub(crate) async fn run(
             key: standing
                 .key
                 .as_ref()
-                .map(|key| KeyView::new(key, keys.now())),
+                .map(|key| json::view(key, standing.balance, keys.now())),
         })?;
     } else {
         write(&standing, args, output)?;
@@ -117,6 +120,10 @@ fn explain(reason: DenialReason, standing: &Standing) -> String {
         |time: Option<jiff::Timestamp>| time.map_or(String::new(), |time| format!(" at {time}"));
     match reason {
         DenialReason::Address => "it may not be used from this address".to_owned(),
+        DenialReason::Credits => {
+            let left = standing.balance.as_ref().map(credits::text);
+            format!("it has too few credits: {}", left.unwrap_or_default())
+        }
         DenialReason::Disabled => "the key is switched off; `enable` switches it on".to_owned(),
         DenialReason::Environment => format!(
             "its environment, {}, is not accepted",

@@ -1,7 +1,7 @@
 //! A key from its first to its last day.
 
 use serde_json::json;
-use tower_api_key::{KeyUpdate, NewKey};
+use tower_api_key::{Credits, KeyUpdate, NewKey, Refill};
 
 use super::{Browser, Service, per_minute};
 
@@ -30,6 +30,8 @@ async fn is_issued(browser: &Browser) -> String {
     browser.click("#add-limit").await;
     browser.fill("[data-field='limits[0].name']", "burst").await;
     browser.fill("[data-field='limits[0].quota']", "100").await;
+    browser.choose("#new-refill", "month").await;
+    browser.fill("#new-refill-amount", "1000").await;
     browser.choose("#new-expiry", "90").await;
     browser.click("#add-metadata").await;
     browser.fill("#new-metadata input", "team").await;
@@ -46,8 +48,9 @@ async fn is_issued(browser: &Browser) -> String {
         (2, "test"),
         (4, "invoices:* orders:read"),
         (5, "burst 100 per minute"),
-        (7, "in 3 months"),
-        (10, "team payments"),
+        (6, "1,000 left\nRefilled to 1,000 each month, next in "),
+        (8, "in 3 months"),
+        (11, "team payments"),
     ] {
         browser
             .sees(&format!("#key dl > div:nth-child({row}) dd"), text)
@@ -187,6 +190,69 @@ async fn an_edit_sends_what_was_changed_and_nothing_else() {
     assert_eq!(json!(record.scopes), json!(["b:read"]));
     assert_eq!(record.metadata["note"], "two\nlines");
     assert_eq!(record.limits.len(), 1);
+}
+
+#[tokio::test]
+async fn credits_are_seen_and_set() {
+    let service = Service::start().await;
+    let new = NewKey::named("trial").scopes(["orders:read"]);
+    let issued = service.issue(new.credits(Credits::new(2))).await;
+    let id = issued.key().record.id;
+    for status in [200, 200, 429] {
+        let secret = issued.secret().expose();
+        assert_eq!(service.use_secret(secret).await, status);
+    }
+    let browser = service.signed_in().await;
+    browser.open(&format!("{}#{id}", service.page)).await;
+    let shown = "#key dl > div:nth-child(6) dd";
+    browser.sees(shown, "0 left").await;
+    browser.sees("#key .remark", "No credits are left").await;
+
+    // What nobody touched is not set anew.
+    browser.click("#do-edit").await;
+    browser.until("$('new-credits').value === '0'").await;
+    browser.fill("#new-name", "paid").await;
+    browser.click("#key-dialog-submit").await;
+    browser.sees("#key-title", "paid").await;
+    let plan = service.keys.get(id).await.unwrap().record.credits.unwrap();
+    assert_eq!(plan.since_version, 1);
+
+    browser.click("#do-edit").await;
+    browser.fill("#new-credits", "2000").await;
+    browser.until("$('new-refill-to').hidden").await;
+    browser.choose("#new-refill", "day").await;
+    browser
+        .until("document.activeElement === $('new-refill-amount')")
+        .await;
+    for (amount, wrong) in [
+        ("", "from 1"),
+        ("0", "from 1"),
+        ("9000000000000000", "1 to"),
+    ] {
+        browser.fill("#new-refill-amount", amount).await;
+        browser.click("#key-dialog-submit").await;
+        browser.sees("#new-credits-error", wrong).await;
+    }
+    browser.fill("#new-refill-amount", "100").await;
+    browser.click("#key-dialog-submit").await;
+    browser
+        .sees(shown, "2,000 left\nRefilled to 100 each day, next in ")
+        .await;
+    let left = service.keys.credits(id).await.unwrap().unwrap();
+    assert_eq!(
+        (left.remaining, left.refill),
+        (2_000, Some(Refill::daily(100)))
+    );
+    let remark = "[...document.querySelectorAll('#key .remark')]";
+    browser.until(&format!("!{remark}.length")).await;
+
+    browser.click("#do-edit").await;
+    browser.fill("#new-credits", "").await;
+    browser.choose("#new-refill", "").await;
+    browser.click("#key-dialog-submit").await;
+    browser.sees(shown, "None needed").await;
+    assert_eq!(service.keys.credits(id).await.unwrap(), None);
+    browser.assert_no_errors();
 }
 
 /// The secret as it is shown, and as it is on the clipboard after the button was pressed.

@@ -39,11 +39,11 @@ async fn csv_and_json_lines_carry_all_of_a_key() {
     let shell = Shell::new();
     let csv = format!(
         "\u{feff}name,digest,owner,prefix,environment,scopes,limits,expires_at,metadata,start,\
-         allowed_addresses\r\n\
+         allowed_addresses,credits,refill\r\n\
          \"Legacy, \"\"one\"\"\",{},acme,pk,test,orders:read catalog:*,burst=100/60s day=5/1d,\
-         2999-01-31T00:00:00Z,\"{{\"\"plan\"\":\"\"pro\"\"}}\",leg,10.0.0.0/8 192.0.2.1\r\n\
+         2999-01-31T00:00:00Z,\"{{\"\"plan\"\":\"\"pro\"\"}}\",leg,10.0.0.0/8 192.0.2.1,500,1000/month\r\n\
          \r\n\
-         plain,{},,,,,,,,,",
+         plain,{},,,,,,,,,,,",
         digest("one").to_uppercase(),
         digest("two"),
     );
@@ -56,6 +56,7 @@ async fn csv_and_json_lines_carry_all_of_a_key() {
         ],
         "expires_at": "2999-01-31T00:00:00Z", "metadata": {"plan": "pro"}, "start": "leg",
         "allowed_addresses": ["10.0.0.0/8", "192.0.2.1/32"],
+        "credits": {"remaining": 500, "refill": {"amount": 1_000, "every": "month"}},
     });
     let lines = format!(
         "{complete}\n{}\n",
@@ -82,6 +83,7 @@ async fn csv_and_json_lines_carry_all_of_a_key() {
     let one = find("one").await;
     assert_eq!((one.record.scopes.len(), one.record.limits.len()), (2, 2));
     assert_eq!(one.record.allowed_addresses.len(), 2);
+    assert_eq!(one.record.credits.map(|plan| plan.granted), Some(500));
     assert_eq!(one.credential.start, "leg");
     let events = store.events(one.record.id, 10).await.unwrap();
     assert_eq!((events.len(), events[0].action.as_str()), (1, "imported"));

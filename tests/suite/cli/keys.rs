@@ -51,6 +51,10 @@ fn a_key_has_all_that_it_was_issued_with() {
         "burst=100/60s",
         "--limit",
         "day=5/1d",
+        "--credits",
+        "500",
+        "--refill",
+        "1000/month",
         "--expires",
         "2999-01-31",
         "--metadata",
@@ -65,7 +69,7 @@ fn a_key_has_all_that_it_was_issued_with() {
     let chosen = json!({
         "name": key["name"], "owner": key["owner"], "prefix": key["prefix"],
         "environment": key["environment"], "status": key["status"], "scopes": key["scopes"],
-        "limits": key["limits"], "expires_at": key["expires_at"], "metadata": key["metadata"],
+        "limits": key["limits"], "credits": key["credits"], "expires_at": key["expires_at"], "metadata": key["metadata"],
         "allowed_addresses": key["allowed_addresses"],
     });
     let expected = json!({
@@ -75,6 +79,7 @@ fn a_key_has_all_that_it_was_issued_with() {
             {"name": "burst", "quota": 100, "window_seconds": 60},
             {"name": "day", "quota": 5, "window_seconds": 86_400},
         ],
+        "credits": {"remaining": 500, "refill": {"amount": 1_000, "every": "month"}},
         "expires_at": "2999-01-31T00:00:00Z", "metadata": {"plan": "pro=x"},
         "allowed_addresses": ["10.0.0.0/8", "192.0.2.1/32"],
     });
@@ -96,6 +101,8 @@ async fn the_json_is_that_of_the_admin_router() {
         "--allow",
         "10.0.0.0/8",
     ]);
+    let (_, budget) = shell.issue(&["budget", "--credits", "7"]);
+    let (_, refilled) = shell.issue(&["refilled", "--refill", "9/day"]);
     shell.run(&["rotate", &id]).is(0);
     shell.run(&["disable", &id]).is(0);
     let keys = ApiKeys::builder(shell.store().await).build();
@@ -118,12 +125,70 @@ async fn the_json_is_that_of_the_admin_router() {
             "/keys?status=disabled".to_owned(),
             &["list", "--status", "disabled"],
         ),
+        (format!("/keys/{budget}"), &["show", &budget]),
+        (format!("/keys/{refilled}"), &["credits", &refilled]),
         (format!("/keys/{id}/events"), &["events", &id]),
     ] {
         let expected = get(path.clone()).await;
         assert_eq!(shell.json(arguments), expected, "{path}");
         assert!(!expected.to_string().contains("\"code\""), "{expected}");
     }
+}
+
+#[tokio::test]
+async fn credits_are_shown_and_set() {
+    let shell = Shell::new();
+    let (secret, id) = shell.issue(&["trial", "--credits", "10"]);
+    let keys = ApiKeys::builder(shell.store().await).build();
+    let needs = Requirements::new().cost(4);
+    let attempt = Attempt::new(&secret);
+    keys.verifier().verify(attempt, &needs).await.unwrap();
+    keys.shutdown().await.unwrap();
+    let says = |arguments: &[&str], text: &str| {
+        let said = shell.run(&[&["credits", &id], arguments].concat());
+        let line = said.is(0).stdout.trim_end().to_owned();
+        let told = line.strip_prefix(&format!("{id} (trial): ")).unwrap();
+        assert!(told.starts_with(text), "{arguments:?}: {told}");
+        // The same everywhere, and what was not asked for did not change.
+        let shown = shell.run(&["show", &id]).is(0).stdout.clone();
+        let expected = if told.contains(" left") { told } else { "-" };
+        let row = shown.lines().find(|line| line.starts_with("credits "));
+        assert!(row.unwrap().ends_with(expected), "{shown}");
+    };
+    says(&[], "6 left");
+    says(&["--set", "20"], "20 left");
+    says(
+        &["--refill", "100/day"],
+        "100 left, refilled to 100 each day, next at ",
+    );
+    says(&["--set", "0"], "0 left, refilled to 100 each day");
+    says(
+        &["--set", "5", "--refill", "9/month"],
+        "5 left, refilled to 9 each month",
+    );
+    let rotated = shell.json(&["rotate", &id]);
+    let credits = json!({"remaining": 5, "refill": {"amount": 9, "every": "month"}});
+    assert_eq!(rotated["key"]["credits"], credits);
+    assert_eq!(shell.json(&["disable", &id])["credits"], credits);
+    says(&["--set", "1", "--refill", "none"], "1 left");
+    says(&["--unlimited"], "needs no credits");
+    says(&[], "needs no credits");
+    for (arguments, complaint) in [
+        (&["--refill", "none"][..], "--set AMOUNT"),
+        (&["--refill", "5/week"], "100/day or 1000/month"),
+        (&["--refill", "0/day"], "credits.refill.amount"),
+        (&["--set", "1000000000000001"], "credits.remaining"),
+        (&["--set", "1", "--unlimited"], "--unlimited"),
+    ] {
+        let said = shell.run(&[&["credits", &id], arguments].concat());
+        assert!(said.is(2).stderr.contains(complaint), "{}", said.stderr);
+    }
+    let actions = shell.json(&["events", &id])["events"].clone();
+    assert_eq!(
+        actions.as_array().unwrap().len(),
+        1 + 5 + 2 + 1,
+        "{actions}"
+    );
 }
 
 #[test]

@@ -88,6 +88,27 @@ async fn expired(shell: &Shell) -> String {
     issued.secret().expose().to_owned()
 }
 
+#[test]
+fn a_key_without_credits_is_told_when_it_has_more() {
+    let shell = Shell::new();
+    let (secret, id) = shell.issue(&["trial", "--credits", "3"]);
+    for (cost, reason) in [("0", None), ("3", None), ("4", Some("credits"))] {
+        assert_eq!(shell.reason(&secret, &["--cost", cost]).as_deref(), reason);
+    }
+    // To ask takes none.
+    assert_eq!(shell.json(&["show", &id])["credits"]["remaining"], 3);
+    let set = ["credits", &id, "--set", "0", "--refill", "5/day"];
+    shell.run(&set).is(0);
+    let said = shell.verify(&secret, &[]);
+    let why =
+        "not valid: credits: it has too few credits: 0 left, refilled to 5 each day, next at ";
+    assert!(said.is(1).stdout.starts_with(why), "{}", said.stdout);
+    // To whoever finds it it is worth something all the same.
+    let file = shell.file("found/key.txt", &secret);
+    let found = shell.run(&["scan", &file, "--check"]);
+    assert!(found.is(1).stdout.contains(" active "), "{}", found.stdout);
+}
+
 #[tokio::test]
 async fn imported_keys_are_found_and_told() {
     let shell = Shell::new();

@@ -73,6 +73,49 @@ async fn what_was_leased_of_an_older_budget_is_void() {
 }
 
 #[tokio::test]
+async fn a_grant_of_an_older_budget_that_comes_late_is_void() {
+    let bench = Bench::new();
+    let (id, text) = issue(&bench.keys, with(100)).await;
+    let writes = bench.store.writes();
+    bench.store.hold_writes(true);
+    let first = bench.begin_cost(&text, 3);
+    bench.store.written(writes + 1).await;
+    let anew = KeyUpdate::new().credits(Credits::new(50));
+    bench.elsewhere().update(id, anew).await.unwrap();
+    bench.keys.verifier().invalidate(id);
+    // It looks the key up, and waits for the answer to the first.
+    let second = bench.begin_cost(&text, 2);
+    settle().await;
+    bench.store.hold_writes(false);
+    for request in [first, second] {
+        assert!(request.await.unwrap().is_ok());
+    }
+    assert_eq!(left(&bench.keys, id).await, 45);
+}
+
+#[tokio::test]
+async fn what_was_taken_of_an_older_budget_is_not_taken_back_into_a_newer() {
+    let bench = Bench::new();
+    let (id, text) = issue(&bench.keys, with(100)).await;
+    let auth = ApiKeyLayer::new(&bench.keys);
+    let (keys, other) = (bench.keys.clone(), text.clone());
+    let set_anew = axum::middleware::from_fn(move |request, next: axum::middleware::Next| {
+        let (keys, text) = (keys.clone(), other.clone());
+        async move {
+            let anew = KeyUpdate::new().credits(Credits::new(50));
+            keys.update(id, anew).await.unwrap();
+            assert!(admits(&keys, &text, 1).await);
+            next.run(request).await
+        }
+    });
+    let app = Router::new().route("/", on_get(|| async {}));
+    let app = app.layer(auth.scopes(["a"])).layer(set_anew);
+    let answer = send(&app.layer(auth.cost(9)), bearing(&text)).await;
+    assert_eq!(answer.status, 403);
+    assert_eq!(left(&bench.keys, id).await, 49);
+}
+
+#[tokio::test]
 async fn other_changes_leave_the_budget_alone() {
     let bench = Bench::new();
     let (id, text) = issue(&bench.keys, with(10)).await;
@@ -118,6 +161,19 @@ async fn a_budget_can_be_given_and_taken_away() {
     bench.keys.update(id, taken).await.unwrap();
     assert!(admits(&bench.keys, &text, 1_000).await);
     assert_eq!(bench.keys.credits(id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_budget_taken_away_unheard_is_noticed_at_the_next_question() {
+    let bench = Bench::new();
+    let (id, text) = issue(&bench.keys, with(1)).await;
+    assert!(admits(&bench.keys, &text, 1).await);
+    let taken = KeyUpdate::new().credits(None);
+    // There is no bus between the two.
+    bench.elsewhere().update(id, taken).await.unwrap();
+    let denial = spend(&bench.keys, &text, 1).await.unwrap_err();
+    assert_eq!(denial.kind(), DenialKind::Unavailable);
+    assert!(admits(&bench.keys, &text, 1_000).await);
 }
 
 #[tokio::test]

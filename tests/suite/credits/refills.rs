@@ -117,6 +117,39 @@ async fn a_clock_that_is_set_back_brings_no_second_refill() {
 }
 
 #[tokio::test]
+async fn instances_whose_clocks_differ_share_one_refill() {
+    let start = time("2026-01-01T23:59:58Z");
+    let store = MemoryStore::new();
+    let [(slow_clock, slow), (fast_clock, fast)] = [(); 2].map(|()| {
+        let clock = ManualClock::new(start);
+        let keys = ApiKeys::builder(store.clone()).clock(clock.clone());
+        (clock, keys.build())
+    });
+    let credits = Credits::refilled(Refill::daily(100)).remaining(1_000);
+    let (id, text) = issue(&slow, NewKey::named("x").credits(credits)).await;
+    for _ in 0..100 {
+        assert!(admits(&slow, &text, 1).await);
+    }
+    let leased = left(&slow, id).await - left(&fast, id).await;
+    assert!(leased > 0);
+    fast_clock.advance(std::time::Duration::from_secs(2));
+    assert!(admits(&fast, &text, 1).await);
+    let mut admitted = 1;
+    // To the slow one it is still yesterday, and what it leased then is good.
+    while admits(&slow, &text, 1).await {
+        admitted += 1;
+    }
+    fast_clock.advance(std::time::Duration::from_secs(1));
+    while admits(&fast, &text, 1).await {
+        admitted += 1;
+    }
+    assert_eq!(admitted, leased + 100);
+    slow_clock.advance(std::time::Duration::from_secs(3));
+    assert!(!admits(&slow, &text, 1).await, "no second refill");
+    assert_eq!(left(&slow, id).await, 0);
+}
+
+#[tokio::test]
 async fn a_cost_above_the_refill_is_told_to_be_hopeless() {
     let (_, keys) = keys_at("2026-01-01T12:00:00Z");
     let credits = Credits::refilled(Refill::daily(5)).remaining(1);

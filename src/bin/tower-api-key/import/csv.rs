@@ -16,6 +16,7 @@ pub(super) struct Csv {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Column {
     AllowedAddresses,
+    Credits,
     Digest,
     Environment,
     ExpiresAt,
@@ -24,6 +25,7 @@ enum Column {
     Name,
     Owner,
     Prefix,
+    Refill,
     Scopes,
     Start,
 }
@@ -32,6 +34,7 @@ impl Column {
     fn named(name: &str) -> Option<Self> {
         Some(match name {
             "allowed_addresses" => Self::AllowedAddresses,
+            "credits" => Self::Credits,
             "digest" => Self::Digest,
             "environment" => Self::Environment,
             "expires_at" => Self::ExpiresAt,
@@ -40,6 +43,7 @@ impl Column {
             "name" => Self::Name,
             "owner" => Self::Owner,
             "prefix" => Self::Prefix,
+            "refill" => Self::Refill,
             "scopes" => Self::Scopes,
             "start" => Self::Start,
             _ => return None,
@@ -55,7 +59,7 @@ impl Csv {
             reader: Reader::new(),
             text: Vec::new(),
             // Twice as many as there are columns: a line with more is told so.
-            ends: vec![0; 24],
+            ends: vec![0; 26],
         };
         let bytes = line.bytes.ok_or_else(super::lines::too_long)?;
         let mut columns = Vec::new();
@@ -134,6 +138,10 @@ fn set(row: &mut Row, column: Column, field: &str) -> Result<(), String> {
             row.allowed_addresses =
                 networks.map_err(|error| format!("allowed_addresses: {error}"))?;
         }
+        Column::Credits => {
+            let invalid = |_| "credits: write a whole number".to_owned();
+            row.credits = Some(field.parse().map_err(invalid)?);
+        }
         Column::Digest => row.digest = field.to_owned(),
         Column::Environment => row.environment = text(),
         Column::ExpiresAt => {
@@ -151,6 +159,10 @@ fn set(row: &mut Row, column: Column, field: &str) -> Result<(), String> {
         Column::Name => row.name = field.to_owned(),
         Column::Owner => row.owner = text(),
         Column::Prefix => row.prefix = text(),
+        Column::Refill => {
+            let refill = values::refill(field);
+            row.refill = Some(refill.map_err(|error| format!("refill: {error}"))?);
+        }
         Column::Scopes => row.scopes = words().map(str::to_owned).collect(),
         Column::Start => row.start = text(),
     }

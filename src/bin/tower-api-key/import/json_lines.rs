@@ -4,7 +4,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
-use tower_api_key::RateLimit;
+use tower_api_key::{RateLimit, Refill};
 
 use super::row::Row;
 
@@ -21,6 +21,7 @@ struct Object {
     scopes: Vec<String>,
     #[serde(default, deserialize_with = "or_default")]
     limits: Vec<Limit>,
+    credits: Option<Budget>,
     expires_at: Option<Timestamp>,
     #[serde(default, deserialize_with = "or_default")]
     metadata: BTreeMap<String, String>,
@@ -35,6 +36,13 @@ struct Limit {
     name: String,
     quota: u64,
     window_seconds: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Budget {
+    remaining: u64,
+    refill: Option<Refill>,
 }
 
 /// `null` says the same as nothing.
@@ -58,6 +66,8 @@ pub(super) fn read(line: &[u8]) -> Result<Row, String> {
     });
     Ok(Row {
         limits: limits.collect::<Result<_, _>>()?,
+        credits: object.credits.as_ref().map(|budget| budget.remaining),
+        refill: object.credits.and_then(|budget| budget.refill),
         digest: object.digest,
         name: object.name,
         owner: object.owner,

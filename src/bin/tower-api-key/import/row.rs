@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use tower_api_key::{KeyDigest, KeyImport, NewKey, RateLimit};
+use tower_api_key::{KeyDigest, KeyImport, NewKey, RateLimit, Refill};
+
+use crate::values;
 
 /// What a line says of a key, whichever format it is in.
 #[derive(Default)]
@@ -14,6 +16,8 @@ pub(super) struct Row {
     pub(super) environment: Option<String>,
     pub(super) scopes: Vec<String>,
     pub(super) limits: Vec<RateLimit>,
+    pub(super) credits: Option<u64>,
+    pub(super) refill: Option<Refill>,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) metadata: BTreeMap<String, String>,
     pub(super) allowed_addresses: Vec<IpNet>,
@@ -41,6 +45,9 @@ impl Row {
         }
         for limit in self.limits {
             new = new.limit(limit);
+        }
+        if let Some(credits) = values::budget(self.credits, self.refill) {
+            new = new.credits(credits);
         }
         if let Some(end) = self.expires_at {
             new = new.expires_at(end);

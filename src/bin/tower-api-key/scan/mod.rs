@@ -254,7 +254,7 @@ impl Check {
             keys,
             needs,
         } = self;
-        let standing = standing::of(key.expose(), None, needs, verifier, keys).await?;
+        let standing = standing::of(key.expose(), None, needs, 0, verifier, keys).await?;
         let id = standing.key.map(|key| key.record.id.to_string());
         Ok((standing::word(standing.refused), id))
     }
