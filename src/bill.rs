@@ -76,9 +76,9 @@ impl Bill {
         }
     }
 
-    /// What a further layer charges on top of what was charged for `admission`. Where it names a cost of its own, that is
-    /// charged to all its limits, and to the credits; otherwise only those are charged that no layer
-    /// around has.
+    /// What a further layer charges on top of what was charged for `admission`. Where it names a
+    /// cost of its own, that is charged to all its limits, and to the credits; otherwise only those
+    /// are charged that no layer around has.
     pub(crate) fn on_top(admission: &Arc<Admission>, needs: &Requirements, now: Moment) -> Self {
         let key = &*admission.key;
         let mut bill = Self::new(key, needs, now);

@@ -15,8 +15,8 @@ use crate::{credits, json, secret, values};
 /// Tells whether a key works, and if not, why
 ///
 /// The secret is read from standard input or a file, never from an argument. It does not count as
-/// use and charges no limit and no credits. A client learns none of this: to it, every key that does not work is
-/// the same.
+/// use and charges no limit and no credits. A client learns none of this: to it, every key that does
+/// not work is the same.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  \
     tower-api-key verify --scope orders:read --address 10.0.0.7 < secret.txt")]
