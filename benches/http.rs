@@ -1,7 +1,7 @@
 //! What is left of a service's HTTP throughput with the middleware in front of it.
 //!
 //! ```text
-//! REDIS_URL=redis://127.0.0.1/ cargo bench --bench http
+//! REDIS_URL=redis://127.0.0.1/ cargo bench --features redis --bench http
 //! ```
 //!
 //! One axum service is served four times, and `wrk` asks each in turn, many and short runs, so that
@@ -9,7 +9,7 @@
 //! one that does nothing but write two fields as long as those of a limit, `local` with a key in the
 //! cache and a limit that is counted in this process, `leased` with the same limit in Redis. The
 //! medians of their ratios are printed. Wanted: `local` at least 0.95 of `bare`, and `leased` at
-//! least 0.9 of `local`. More than `fields` keeps no middleware that tells of limits can keep.
+//! least 0.9 of `local`. No middleware that tells of limits can keep more than `fields` does.
 
 use std::convert::Infallible;
 use std::env;
