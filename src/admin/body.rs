@@ -13,11 +13,8 @@ pub(super) fn view<'a>(
     balances: &[(KeyId, CreditBalance)],
     now: Timestamp,
 ) -> KeyView<'a> {
-    let view = KeyView::new(key, now);
-    match balances.iter().find(|(of, _)| *of == key.record.id) {
-        Some((_, balance)) => view.credits(*balance),
-        None => view,
-    }
+    let balance = balances.iter().find(|(of, _)| *of == key.record.id);
+    KeyView::new(key, now).credits(balance.map(|(_, balance)| *balance))
 }
 
 /// A new secret, this once, and its key.

@@ -108,9 +108,9 @@ impl<'a> KeyView<'a> {
         }
     }
 
-    /// Shows what is left of the key's budget as well. Default: nothing of it.
-    pub fn credits(mut self, balance: CreditBalance) -> Self {
-        self.credits = Some(CreditsView {
+    /// Shows what is left of the key's budget as well, if it has one. Default: nothing of it.
+    pub fn credits(mut self, balance: impl Into<Option<CreditBalance>>) -> Self {
+        self.credits = balance.into().map(|balance| CreditsView {
             remaining: balance.remaining,
             refill: balance.refill,
         });

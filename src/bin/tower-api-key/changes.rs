@@ -1,12 +1,11 @@
 //! Switching keys off and on, and ending them.
 
-use tower_api_key::{ApiKeys, Key, KeyId};
+use tower_api_key::{ApiKeys, Key, KeyId, KeyView};
 
 use crate::Answer;
 use crate::credits;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json;
 use crate::output::{Output, plain};
 use crate::store::Missing;
 
@@ -73,7 +72,7 @@ async fn tell(
 ) -> Result<Answer, Failure> {
     if output.is_json() {
         let balance = credits::balance(keys, key).await?;
-        output.json(&json::view(key, balance, keys.now()))?;
+        output.json(&KeyView::new(key, keys.now()).credits(balance))?;
     } else {
         let (id, name) = (key.record.id, plain(&key.record.name));
         output.line(&format!("{what} {id} ({name})."))?;

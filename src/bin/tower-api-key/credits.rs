@@ -1,11 +1,10 @@
 use tower_api_key::{
-    ApiKeys, CreditBalance, Credits, Key, KeyId, KeyRepository, KeyUpdate, Refill,
+    ApiKeys, CreditBalance, Credits, Key, KeyId, KeyRepository, KeyUpdate, KeyView, Refill,
 };
 
 use crate::Answer;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json;
 use crate::output::{Output, plain};
 use crate::store::Missing;
 use crate::values;
@@ -59,7 +58,7 @@ pub(crate) async fn run(
     }
     let balance = balance(&keys, &key).await?;
     if output.is_json() {
-        output.json(&json::view(&key, balance, keys.now()))?;
+        output.json(&KeyView::new(&key, keys.now()).credits(balance))?;
     } else {
         let (id, name) = (key.record.id, plain(&key.record.name));
         let text = balance.map_or("needs no credits".to_owned(), |left| text(&left));

@@ -2,18 +2,7 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use tower_api_key::{
-    CreditBalance, Issued, Key, KeyEvent, KeyEventView, KeyId, KeyView, UsageBucket,
-};
-
-/// A key, and what is left of its budget if it has one.
-pub(crate) fn view(key: &Key, balance: Option<CreditBalance>, now: Timestamp) -> KeyView<'_> {
-    let view = KeyView::new(key, now);
-    match balance {
-        Some(balance) => view.credits(balance),
-        None => view,
-    }
-}
+use tower_api_key::{CreditBalance, Issued, KeyEvent, KeyEventView, KeyId, KeyView, UsageBucket};
 
 /// A new secret, this once, and its key.
 #[derive(Serialize)]
@@ -26,7 +15,7 @@ impl<'a> SecretBody<'a> {
     pub(crate) fn new(issued: &'a Issued, balance: Option<CreditBalance>, now: Timestamp) -> Self {
         Self {
             secret: issued.secret().expose(),
-            key: view(issued.key(), balance, now),
+            key: KeyView::new(issued.key(), now).credits(balance),
         }
     }
 }

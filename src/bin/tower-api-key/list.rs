@@ -3,13 +3,13 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use jiff::Timestamp;
-use tower_api_key::{ApiKeys, Key, KeyFilter, KeyId, KeyStatus};
+use tower_api_key::{ApiKeys, Key, KeyFilter, KeyId, KeyStatus, KeyView};
 
 use crate::Answer;
 use crate::credits;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::{self, PageBody};
+use crate::json::PageBody;
 use crate::output::{Output, note};
 use crate::show::status_name;
 use crate::store::Missing;
@@ -79,7 +79,7 @@ pub(crate) async fn run(
             .collect();
         let bodies = found.iter().map(|key| {
             let balance = balances.remove(&key.record.id);
-            json::view(key, balance, now)
+            KeyView::new(key, now).credits(balance)
         });
         output.json(&PageBody {
             keys: bodies.collect(),

@@ -1,11 +1,10 @@
 use jiff::Timestamp;
-use tower_api_key::{CreditBalance, Key, KeyId, KeyStatus};
+use tower_api_key::{CreditBalance, Key, KeyId, KeyStatus, KeyView};
 
 use crate::Answer;
 use crate::credits;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json;
 use crate::output::Output;
 use crate::store::Missing;
 use crate::table::{Columns, or_dash};
@@ -27,7 +26,7 @@ pub(crate) async fn run(
     let key = keys.get(args.id).await?;
     let (balance, now) = (credits::balance(&keys, &key).await?, keys.now());
     if output.is_json() {
-        output.json(&json::view(&key, balance, now))?;
+        output.json(&KeyView::new(&key, now).credits(balance))?;
     } else {
         write(&key, balance, now, output)?;
     }

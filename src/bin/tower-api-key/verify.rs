@@ -10,7 +10,7 @@ use crate::global::Global;
 use crate::output::{Output, plain};
 use crate::standing::{self, Standing};
 use crate::store::Missing;
-use crate::{credits, json, secret, values};
+use crate::{credits, secret, values};
 
 /// Tells whether a key works, and if not, why
 ///
@@ -79,7 +79,7 @@ pub(crate) async fn run(
             key: standing
                 .key
                 .as_ref()
-                .map(|key| json::view(key, standing.balance, keys.now())),
+                .map(|key| KeyView::new(key, keys.now()).credits(standing.balance)),
         })?;
     } else {
         write(&standing, args, output)?;
