@@ -120,10 +120,15 @@ impl Accounts {
 
     /// How many credits of `period` this instance has leased for a key and not spent.
     pub(crate) fn leased(&self, key: KeyId, period: CreditPeriod) -> u64 {
-        let account = self.all_open().get(&key).and_then(Weak::upgrade);
-        let leased = account.map_or(0, |account| account.leased(period));
-        let left = self.left();
-        let left = left.get(&key).filter(|left| left.period == period);
+        // Under one lock: an account that is opened meanwhile takes what is left with it.
+        let open = self.all_open();
+        let account = open.get(&key).and_then(Weak::upgrade);
+        let leased = account.as_ref().map_or(0, |known| known.leased(period));
+        let left = self.left().get(&key).copied();
+        drop(open);
+        // Only now may it go: it leaves what it has, and that was counted.
+        drop(account);
+        let left = left.filter(|left| left.period == period);
         leased.saturating_add(left.map_or(0, |left| left.credits))
     }
 
