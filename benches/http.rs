@@ -1,7 +1,7 @@
 //! What is left of a service's HTTP throughput with the middleware in front of it.
 //!
 //! ```text
-//! REDIS_URL=redis://127.0.0.1/ cargo bench --features redis --bench http
+//! REDIS_URL=redis://127.0.0.1/ cargo bench -p benches --features redis --bench http
 //! ```
 //!
 //! One axum service is served four times, and `wrk` asks each in turn, many and short runs, so that

@@ -1,7 +1,7 @@
 //! How much memory a cached key takes.
 //!
 //! ```text
-//! cargo bench --bench memory
+//! cargo bench -p benches --bench memory
 //! ```
 //!
 //! A million keys, each with an owner, two scopes and a limit of its own that was charged once, from

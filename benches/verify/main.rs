@@ -18,7 +18,7 @@
 //! are printed by
 //!
 //! ```text
-//! cargo bench --features metrics --bench verify -- table
+//! cargo bench -p benches --features metrics --bench verify -- table
 //! ```
 //!
 //! which lets all of them take turns, many and short ones, so that what else the machine does

@@ -1,7 +1,6 @@
 //! The crate's behaviour, through its public interface.
 
 mod admin;
-mod admin_page;
 mod allocations;
 mod cache;
 mod cli;
