@@ -124,6 +124,8 @@ mod middleware;
 pub mod openapi;
 mod principal;
 mod record;
+#[cfg(feature = "redis")]
+mod redis_url;
 mod registry;
 mod requirements;
 mod scope;

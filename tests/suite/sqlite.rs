@@ -58,6 +58,13 @@ async fn what_is_no_database_is_refused() {
         "sqlite:",
         "sqlite://",
         "postgres://localhost/keys",
+        "postgresql:",
+        "postgresql:keys.db",
+        "postgres:user:hunter2@localhost/keys",
+        "mysql:keys.db",
+        "file:keys.db",
+        "hunter2://",
+        "sqlite:keys.db?mode=hunter2",
         &missing_read_only,
         missing.to_str().unwrap(),
         text.to_str().unwrap(),
@@ -65,6 +72,13 @@ async fn what_is_no_database_is_refused() {
         let refused = SqliteStore::open(database).await.unwrap_err();
         assert_eq!(refused.kind(), StoreErrorKind::Unavailable, "{database}");
         assert!(std::error::Error::source(&refused).is_some(), "{database}");
+        let told = format!("{refused} {refused:?}");
+        assert!(!told.contains("hunter2"), "{database}: {told}");
+        let made = Path::new(database.split('?').next().unwrap());
+        assert!(
+            database.is_empty() || made == text || !made.exists(),
+            "{database}"
+        );
     }
 }
 

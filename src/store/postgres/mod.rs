@@ -12,6 +12,7 @@ mod replica;
 mod rows;
 mod schema;
 mod timestamptz;
+mod url;
 mod write;
 
 use std::fmt;

@@ -52,7 +52,9 @@ impl SqliteStore {
     /// Opens a database, and makes the file where it is missing, but not its directory.
     ///
     /// `database` is a path (`keys.db`), a URL (`sqlite:keys.db`, with sqlx's query parameters),
-    /// or `sqlite::memory:` for a database that lives as long as this store and its clones.
+    /// or `sqlite::memory:` for a database that lives as long as this store and its clones. Any
+    /// other scheme, as in `postgresql:`, is refused rather than taken as the name of a file. A path
+    /// that begins with letters and a colon needs `sqlite:` or `./` before it.
     ///
     /// A file is put into WAL mode and synchronized on every commit. A write that another process
     /// blocks for five seconds fails.
