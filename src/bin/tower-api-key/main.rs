@@ -46,13 +46,13 @@ struct Cli {
 const EXIT_STATUS: &str = "\
 Exit status:
   0  done; the key is valid; no key was found
-  1  the key is not valid; a key was found; some lines could not be imported
+  1  the key is not valid; a key was found; some lines could not be imported, or some keys not read
   2  an error, told on standard error";
 
 const AFTER_HELP: &str = "\
 Exit status:
   0  done; the key is valid; no key was found
-  1  the key is not valid; a key was found; some lines could not be imported
+  1  the key is not valid; a key was found; some lines could not be imported, or some keys not read
   2  an error, told on standard error
 
 Example:

@@ -17,7 +17,8 @@ use jiff::Timestamp;
 use sqlx::SqlitePool;
 
 use super::{
-    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
+    EventCursor, EventPage, KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore,
+    StoreError, StoredKey,
 };
 use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
@@ -172,8 +173,13 @@ impl KeyRepository for SqliteStore {
         read::usage(&self.readers, id, from, to).await
     }
 
-    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
-        read::events(&self.readers, id, limit).await
+    async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, StoreError> {
+        read::events(&self.readers, id, before, limit).await
     }
 
     async fn take_credits(

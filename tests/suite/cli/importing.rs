@@ -85,7 +85,7 @@ async fn csv_and_json_lines_carry_all_of_a_key() {
     assert_eq!(one.record.allowed_addresses.len(), 2);
     assert_eq!(one.record.credits.map(|plan| plan.granted), Some(500));
     assert_eq!(one.credential.start, "leg");
-    let events = store.events(one.record.id, 10).await.unwrap();
+    let events = store.events(one.record.id, None, 10).await.unwrap().events;
     assert_eq!((events.len(), events[0].action.as_str()), (1, "imported"));
     assert_eq!(events[0].actor.as_deref(), Some("migration"));
     // A server that accepts them lets them in.
@@ -346,6 +346,7 @@ async fn goes_on_where_it_was(shell: &Shell, store: &dyn KeyRepository) {
         let digest: KeyDigest = format!("{n:064x}").parse().unwrap();
         let found = store.find(&digest).await.unwrap().unwrap();
         assert_eq!(found.record.name, format!("key {n}"));
-        assert_eq!(store.events(found.record.id, 10).await.unwrap().len(), 1);
+        let events = store.events(found.record.id, None, 10).await.unwrap();
+        assert_eq!(events.events.len(), 1);
     }
 }
