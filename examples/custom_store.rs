@@ -20,9 +20,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tower_api_key::{
-    ApiKeys, Attempt, Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyChange,
-    KeyDigest, KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, NewKey,
-    Requirements, StoreError, StoredKey, UsageBucket, UsageDelta,
+    ApiKeys, Attempt, Credential, CreditBalance, CreditGrant, CreditReturn, EventCursor, EventPage,
+    Key, KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository,
+    KeyStore, NewKey, Requirements, StoreError, StoredKey, UsageBucket, UsageDelta,
 };
 
 #[tokio::main]
@@ -251,10 +251,8 @@ impl KeyRepository for JsonStore {
         let mut fitting = newest_first.filter(|key| fits(&key.record));
         let page: Vec<Key> = fitting.by_ref().take(filter.limit).cloned().collect();
         let last = page.last().map(|key| key.record.id);
-        Ok(KeyPage {
-            keys: page,
-            next: last.filter(|_| fitting.next().is_some()),
-        })
+        let next = last.filter(|_| fitting.next().is_some());
+        Ok(KeyPage::new(page, next))
     }
 
     async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
@@ -278,7 +276,10 @@ impl KeyRepository for JsonStore {
                     credential.expires_at = Some(own.min(end));
                 }
             }
-            entry.key.credentials.extend(change.add_credential);
+            let removed = &change.remove_credentials;
+            let credentials = &mut entry.key.credentials;
+            credentials.retain(|credential| !removed.contains(&credential.digest));
+            credentials.extend(change.add_credential);
             match &change.record.credits {
                 // This change is the one that sets it.
                 Some(plan) if plan.since_version == change.record.version => {
@@ -324,10 +325,22 @@ impl KeyRepository for JsonStore {
             .collect())
     }
 
-    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
+    async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, StoreError> {
         let keys = self.keys();
         let events = keys.0.get(&id).map_or(&[][..], |entry| &entry.events);
-        Ok(events[events.len().saturating_sub(limit)..].to_vec())
+        // The position of an event is how many there were before it.
+        let end = before.and_then(|before| usize::try_from(before.position()).ok());
+        let end = end.map_or(events.len(), |end| end.min(events.len()));
+        let start = end.saturating_sub(limit);
+        let has_more = 0 < start && start < end;
+        let next = has_more.then(|| EventCursor::new(start as u64));
+        let newest_first = events[start..end].iter().rev().cloned().collect();
+        Ok(EventPage::new(newest_first, next))
     }
 
     async fn take_credits(
@@ -405,7 +418,7 @@ mod tests {
         std::fs::copy(&path, &copy).unwrap();
         let keys = ApiKeys::builder(JsonStore::open(&copy).unwrap()).build();
         let page = keys.list(&KeyFilter::default()).await.unwrap();
-        assert_eq!(page.keys, [revoked]);
+        assert_eq!(page.keys, [revoked.into_key()]);
     }
 
     #[test]

@@ -265,7 +265,8 @@ fn variable(name: &str) -> Result<Option<String>, Error> {
         Ok(value) if value.is_empty() => Ok(None),
         Ok(value) => Ok(Some(value)),
         Err(env::VarError::NotPresent) => Ok(None),
-        Err(error) => Err(format!("{name}: {error}").into()),
+        // Not with the value: a URL may hold a password.
+        Err(env::VarError::NotUnicode(_)) => Err(format!("{name}: it is not UTF-8").into()),
     }
 }
 

@@ -124,6 +124,8 @@ mod middleware;
 pub mod openapi;
 mod principal;
 mod record;
+#[cfg(feature = "redis")]
+mod redis_url;
 mod registry;
 mod requirements;
 mod scope;
@@ -161,15 +163,15 @@ pub use record::{
     KeyView, Refill, RefillEvery, UnknownAction, UsageBucket, UsageDelta,
 };
 pub use registry::{
-    ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,
+    ApiKeys, Builder, Changed, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,
 };
 pub use requirements::{LimitBy, Requirements};
 pub use scope::{InvalidScope, Scope, ScopeSet};
 #[cfg(feature = "sqlite")]
 pub use store::SqliteStore;
 pub use store::{
-    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, MemoryStore, StoreError,
-    StoreErrorKind, StoredKey,
+    EventCursor, EventPage, InvalidEventCursor, KeyChange, KeyFilter, KeyInsertion, KeyPage,
+    KeyRepository, KeyStore, MemoryStore, StoreError, StoreErrorKind, StoredKey, UnreadableKey,
 };
 #[cfg(feature = "postgres")]
 pub use store::{PostgresBuilder, PostgresStore};

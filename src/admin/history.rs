@@ -8,9 +8,6 @@ use super::caller::{Caller, PathId};
 use super::query::Query;
 use super::rejection::Rejection;
 
-/// The most events in an answer.
-pub(super) const MAX_EVENTS: usize = 1_000;
-
 pub(super) async fn usage(
     caller: Caller,
     PathId(id): PathId,
@@ -22,7 +19,12 @@ pub(super) async fn usage(
     Ok(Json(UsageBody { buckets }).into_response())
 }
 
-pub(super) async fn events(caller: Caller, PathId(id): PathId) -> Result<Response, Rejection> {
-    let events = caller.keys.events(id, MAX_EVENTS).await?;
-    Ok(Json(EventsBody::new(&events)).into_response())
+pub(super) async fn events(
+    caller: Caller,
+    PathId(id): PathId,
+    query: Query,
+) -> Result<Response, Rejection> {
+    let trail = query.into_trail()?;
+    let page = caller.keys.events(id, trail.before, trail.limit).await?;
+    Ok(Json(EventsBody::new(&page)).into_response())
 }

@@ -9,11 +9,12 @@ use http::header::LOCATION;
 use super::body::{PageBody, SecretBody, view};
 use super::caller::{Caller, PathId};
 use super::json::JsonBody;
+use super::listing;
 use super::query::Query;
 use super::rejection::Rejection;
 use super::request::{KeyPatch, NewKeyBody, Rotation};
-use crate::record::{CreditBalance, Key};
-use crate::registry::ApiKeys;
+use crate::record::CreditBalance;
+use crate::registry::{ApiKeys, Changed};
 
 pub(super) async fn issue(
     caller: Caller,
@@ -33,14 +34,15 @@ pub(super) async fn issue(
 
 pub(super) async fn list(caller: Caller, query: Query) -> Result<Response, Rejection> {
     let now = caller.keys.now();
-    let page = caller.keys.list(&query.into_filter(now)?).await?;
-    let balances = caller.keys.balances(&page.keys).await?;
+    let filter = query.into_filter(now)?;
+    let (page, balances) = listing::page(&caller.keys, &filter).await?;
     Ok(Json(PageBody::new(&page, &balances, now)).into_response())
 }
 
 pub(super) async fn show(caller: Caller, PathId(id): PathId) -> Result<Response, Rejection> {
     let key = caller.keys.get(id).await?;
-    shown(&caller.keys, &key).await
+    let balances = caller.keys.balances([&key]).await?;
+    Ok(Json(view(&key, &balances, caller.keys.now())).into_response())
 }
 
 pub(super) async fn update(
@@ -59,7 +61,7 @@ pub(super) async fn update(
             Ok::<_, Rejection>(())
         })
         .await?;
-    shown(&keys, &key).await
+    changed(&keys, &key).await
 }
 
 pub(super) async fn rotate(
@@ -82,11 +84,12 @@ pub(super) async fn rotate(
 
 pub(super) async fn revoke(caller: Caller, PathId(id): PathId) -> Result<Response, Rejection> {
     let key = caller.keys.revoke(id).await?;
-    shown(&caller.keys, &key).await
+    changed(&caller.keys, &key).await
 }
 
-/// The answer that tells a key.
-async fn shown(keys: &ApiKeys, key: &Key) -> Result<Response, Rejection> {
-    let balances = keys.balances([key]).await?;
-    Ok(Json(view(key, &balances, keys.now())).into_response())
+/// The answer that shows a key after a change.
+async fn changed(keys: &ApiKeys, key: &Changed) -> Result<Response, Rejection> {
+    let balances = keys.balances([key.key()]).await?;
+    let view = view(key, &balances, keys.now()).propagated(key.is_propagated());
+    Ok(Json(view).into_response())
 }

@@ -20,7 +20,7 @@
 //! | `POST /keys/{id}/rotate` | `keys:write` | 201, the new secret and the key |
 //! | `DELETE /keys/{id}` | `keys:write` | 200, the key, revoked |
 //! | `GET /keys/{id}/usage` | `keys:read` | 200, counts by the hour or the day |
-//! | `GET /keys/{id}/events` | `keys:read` | 200, the last 1,000 entries of the audit trail |
+//! | `GET /keys/{id}/events` | `keys:read` | 200, a page of the audit trail, newest first |
 //!
 //! The rules:
 //!
@@ -33,7 +33,10 @@
 //!    own limits, addresses and end, so `keys:write` is for those who are trusted with that.
 //! 4. A secret is in the one answer that creates it. Digests are in none.
 //! 5. Every change is written into the audit trail with the caller's key as its actor.
-//! 6. No answer is kept by a cache (`Cache-Control: no-store`), and every error is a problem
+//! 6. The answer to a change has the member `"propagated": false` where the change is stored, but
+//!    other instances could not be [notified](crate::Changed::is_propagated). Otherwise there is no
+//!    such member.
+//! 7. No answer is kept by a cache (`Cache-Control: no-store`), and every error is a problem
 //!    (RFC 9457): 400 or 422 with the `field` that is wrong, 404 for what does not exist, 409 for
 //!    a change that the key's state forbids, 503 when the store fails.
 //!
@@ -44,6 +47,8 @@
 //!
 //! `owner`, `environment` and `status` (`active`, `disabled`, `expired`, `revoked`) narrow the
 //! list; `limit` is 1 to 200, 50 by default. `next_cursor` of one page is the `cursor` of the next.
+//! A stored key that cannot be read is named under `unreadable`, as in
+//! `[{"id": "key_…", "detail": "column `scopes` cannot be read"}]`, and asking for it alone is a 503.
 //!
 //! # Usage
 //!
@@ -51,6 +56,11 @@
 //! 24 hours and the present one, and of 366 days at most. With `bucket=day` they are added up by
 //! the day, in UTC. Hours and days without use are left out. The counts are as stored, so they
 //! lag by one [`FLUSH_INTERVAL`](crate::FLUSH_INTERVAL), unless the builder says otherwise.
+//!
+//! # Events
+//!
+//! `limit` is 1 to 1,000, 100 by default. `next_cursor` of one page is the `before` of the next, which
+//! has older entries; it is null on the last one.
 //!
 //! # Credits
 //!
@@ -67,6 +77,7 @@ mod caller;
 mod history;
 mod json;
 mod keys;
+mod listing;
 #[cfg(feature = "openapi")]
 mod openapi;
 #[cfg(feature = "admin-page")]

@@ -1,4 +1,4 @@
-//! The query parameters of the listing and of the usage.
+//! The query parameters of the listing, of the usage and of the events.
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -6,10 +6,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::rejection::Rejection;
 use crate::record::{BucketSize, KeyStatus};
-use crate::store::KeyFilter;
+use crate::store::{EventCursor, KeyFilter};
 
 /// The most keys on a page.
 pub(super) const MAX_LIMIT: usize = 200;
+
+/// The most events on a page, and how many there are unless `limit` says otherwise.
+pub(super) const MAX_EVENTS: usize = 1_000;
+pub(super) const DEFAULT_EVENTS: usize = 100;
 
 /// Query parameters that were not looked at yet.
 pub(super) struct Query(Vec<(String, String)>);
@@ -35,8 +39,8 @@ impl Query {
         if let Some(status) = self.take("status")? {
             filter.status = Some((read_status(&status)?, now));
         }
-        if let Some(limit) = self.take("limit")? {
-            filter.limit = read_limit(&limit)?;
+        if let Some(limit) = self.take_limit(MAX_LIMIT)? {
+            filter.limit = limit;
         }
         if let Some(cursor) = self.take("cursor")? {
             let invalid = |_| Rejection::query("cursor", "use the `next_cursor` of a page");
@@ -68,6 +72,27 @@ impl Query {
             return Err(Rejection::query("from", reason));
         }
         Ok(Period { from, to, bucket })
+    }
+
+    /// The page of events that is asked for.
+    pub(super) fn into_trail(mut self) -> Result<Trail, Rejection> {
+        let limit = self.take_limit(MAX_EVENTS)?.unwrap_or(DEFAULT_EVENTS);
+        let invalid = |_| Rejection::query("before", "use the `next_cursor` of a page");
+        let before = self.take("before")?;
+        let before = before.map(|cursor| cursor.parse().map_err(invalid));
+        let before = before.transpose()?;
+        self.finish()?;
+        Ok(Trail { before, limit })
+    }
+
+    fn take_limit(&mut self, most: usize) -> Result<Option<usize>, Rejection> {
+        let Some(limit) = self.take("limit")? else {
+            return Ok(None);
+        };
+        match limit.parse() {
+            Ok(limit) if (1..=most).contains(&limit) => Ok(Some(limit)),
+            _ => Err(Rejection::query("limit", &format!("use 1 to {most}"))),
+        }
     }
 
     fn take(&mut self, name: &str) -> Result<Option<String>, Rejection> {
@@ -116,16 +141,15 @@ fn read_status(text: &str) -> Result<KeyStatus, Rejection> {
     }
 }
 
-fn read_limit(text: &str) -> Result<usize, Rejection> {
-    match text.parse() {
-        Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
-        _ => Err(Rejection::query("limit", "use 1 to 200")),
-    }
-}
-
 /// A period, and how to cut it.
 pub(super) struct Period {
     pub(super) from: Timestamp,
     pub(super) to: Timestamp,
     pub(super) bucket: BucketSize,
+}
+
+/// A page of an audit trail.
+pub(super) struct Trail {
+    pub(super) before: Option<EventCursor>,
+    pub(super) limit: usize,
 }

@@ -75,7 +75,8 @@ impl From<KeyError> for Rejection {
             KeyErrorKind::Contended
             | KeyErrorKind::Duplicate
             | KeyErrorKind::Expired
-            | KeyErrorKind::Revoked => (StatusCode::CONFLICT, "conflict"),
+            | KeyErrorKind::Revoked
+            | KeyErrorKind::TooManyCredentials => (StatusCode::CONFLICT, "conflict"),
             KeyErrorKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request"),
             KeyErrorKind::NotFound => return Self::not_found(),
             KeyErrorKind::Store => return Self::unavailable(&error),

@@ -32,10 +32,11 @@ impl Publisher {
         }))
     }
 
-    /// Tells all instances. Where that fails it is made up for in the background.
-    pub(crate) async fn publish(&self, invalidation: &Invalidation) {
+    /// Notifies all instances, and returns whether the bus took the message. Where it did not, all
+    /// instances are made to forget everything as soon as the bus can be reached again.
+    pub(crate) async fn publish(&self, invalidation: &Invalidation) -> bool {
         let Err(error) = self.0.try_to(invalidation).await else {
-            return;
+            return true;
         };
         tracing::error!(
             error = &error as &dyn Error,
@@ -45,6 +46,7 @@ impl Publisher {
         if !self.0.makes_up.swap(true, Ordering::SeqCst) {
             tokio::spawn(make_up(Arc::downgrade(&self.0)));
         }
+        false
     }
 }
 

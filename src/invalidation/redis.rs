@@ -13,6 +13,7 @@ use redis::{Client, Msg};
 use tokio::time::{Instant, timeout_at};
 
 use super::{BusError, Invalidation, InvalidationBus, Subscription};
+use crate::redis_url::without_detail;
 
 /// Carries invalidations over Redis or Valkey, by `PUBLISH` and `SUBSCRIBE`.
 ///
@@ -47,7 +48,7 @@ impl RedisBus {
     ///
     /// Outside of a Tokio runtime.
     pub fn new(url: &str) -> Result<Self, BusError> {
-        let client = Client::open(url).map_err(BusError::new)?;
+        let client = Client::open(url).map_err(|error| BusError::new(without_detail(error)))?;
         let patience = Some(Self::PATIENCE);
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(patience)

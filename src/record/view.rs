@@ -48,6 +48,9 @@ pub struct KeyView<'a> {
     revoked_at: Option<Timestamp>,
     last_used_at: Option<Timestamp>,
     credentials: Vec<CredentialView<'a>>,
+    /// Left out unless it is false.
+    #[serde(skip_serializing_if = "Clone::clone")]
+    propagated: bool,
 }
 
 /// What is left of a key's budget.
@@ -105,6 +108,7 @@ impl<'a> KeyView<'a> {
             revoked_at: *revoked_at,
             last_used_at: key.last_used_at(),
             credentials: key.credentials.iter().map(CredentialView::new).collect(),
+            propagated: true,
         }
     }
 
@@ -114,6 +118,13 @@ impl<'a> KeyView<'a> {
             remaining: balance.remaining,
             refill: balance.refill,
         });
+        self
+    }
+
+    /// Says `"propagated": false` in the answer to a change that other instances could not be
+    /// [notified](crate::Changed::is_propagated) of. Default: true, which is left out.
+    pub fn propagated(mut self, propagated: bool) -> Self {
+        self.propagated = propagated;
         self
     }
 }

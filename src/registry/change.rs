@@ -6,9 +6,9 @@ use std::future::Future;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{ApiKeys, KeyError};
+use super::{ApiKeys, Changed, KeyError};
 use crate::invalidation::{DigestTag, Invalidation};
-use crate::key::ApiKey;
+use crate::key::{ApiKey, KeyDigest};
 use crate::record::{Credential, EventAction, Key, KeyEvent, KeyId, KeyRecord};
 use crate::store::KeyChange;
 
@@ -17,6 +17,7 @@ pub(super) struct Plan<T> {
     pub(super) change: Option<(KeyRecord, EventAction)>,
     pub(super) end_credentials_at: Option<Timestamp>,
     pub(super) add_credential: Option<Credential>,
+    pub(super) remove_credentials: Vec<KeyDigest>,
     pub(super) output: T,
 }
 
@@ -26,6 +27,7 @@ impl<T> Plan<T> {
             change: None,
             end_credentials_at: None,
             add_credential: None,
+            remove_credentials: Vec::new(),
             output,
         }
     }
@@ -43,7 +45,7 @@ impl ApiKeys {
     const ATTEMPTS: usize = 64;
 
     /// Computes a change from the stored key and applies it, as often as it takes.
-    pub(super) async fn change<T, E, P>(&self, id: KeyId, plan: P) -> Result<(Key, T), E>
+    pub(super) async fn change<T, E, P>(&self, id: KeyId, plan: P) -> Result<(Changed, T), E>
     where
         T: Send + 'static,
         E: From<KeyError> + Send + 'static,
@@ -55,37 +57,41 @@ impl ApiKeys {
                 let now = this.now();
                 let mut key = this.get(id).await?;
                 let planned = plan(&key, now);
-                if !matches!(&planned, Ok(planned) if planned.change.is_some()) {
+                let tag = |credential: &Credential| DigestTag::of(&credential.digest);
+                let tags: Vec<_> = key.credentials.iter().map(tag).collect();
+                if planned.is_err() {
                     // Because of another change, which this process may not have seen yet.
-                    let tag = |credential: &Credential| DigestTag::of(&credential.digest);
-                    let tags: Vec<_> = key.credentials.iter().map(tag).collect();
                     this.verifier.parts.cache.invalidate(id, &tags);
                 }
                 let Plan {
                     change,
                     end_credentials_at,
                     add_credential,
+                    remove_credentials,
                     output,
                 } = planned?;
                 let Some((mut record, action)) = change else {
-                    return Ok((key, output));
+                    // The change that came first may not have reached the others. Whoever repeats
+                    // a call after `is_propagated` was false wants them notified.
+                    let propagated = this.forget_everywhere(id, tags).await;
+                    return Ok((Changed::new(key, propagated), output));
                 };
                 record.version += 1;
                 let event = this.event(id, action, now);
                 let change = KeyChange {
-                    record,
                     end_credentials_at,
                     add_credential,
-                    event,
+                    remove_credentials,
+                    ..KeyChange::new(record, event)
                 };
                 let applied = this.repository.apply(&change).await;
-                let credentials = key.credentials.iter().chain(&change.add_credential);
-                let digests = credentials.map(|credential| DigestTag::of(&credential.digest));
+                let added = change.add_credential.iter().map(tag);
+                let digests = tags.into_iter().chain(added).collect();
                 // Also after an error: it may have been written all the same.
-                this.forget_everywhere(id, digests.collect()).await;
+                let propagated = this.forget_everywhere(id, digests).await;
                 if applied.map_err(KeyError::from)? {
                     apply_to(&mut key, change);
-                    return Ok((key, output));
+                    return Ok((Changed::new(key, propagated), output));
                 }
                 tokio::task::yield_now().await;
             }
@@ -100,19 +106,21 @@ impl ApiKeys {
         credential: Credential,
         action: EventAction,
         now: Timestamp,
-    ) -> Result<Key, KeyError> {
+    ) -> Result<Changed, KeyError> {
         let this = self.clone();
         to_the_end(async move {
             let event = this.event(record.id, action, now);
             let inserted = this.repository.insert(&record, &credential, &event).await;
             // Also after an error: it may have been written all the same.
             let digests = vec![DigestTag::of(&credential.digest)];
-            this.forget_everywhere(record.id, digests).await;
+            let propagated = this.forget_everywhere(record.id, digests).await;
             inserted?;
-            Ok(Key {
+            let credentials = vec![credential];
+            let key = Key {
                 record,
-                credentials: vec![credential],
-            })
+                credentials,
+            };
+            Ok(Changed::new(key, propagated))
         })
         .await
     }
@@ -150,16 +158,19 @@ impl ApiKeys {
         }
     }
 
-    /// Makes this instance forget what it knows of a key, and then the others.
-    pub(super) async fn forget_everywhere(&self, id: KeyId, digests: Vec<DigestTag>) {
+    /// Makes this instance forget what it knows of a key, and then the others. Returns whether the
+    /// others could be notified.
+    pub(super) async fn forget_everywhere(&self, id: KeyId, digests: Vec<DigestTag>) -> bool {
         self.verifier.parts.cache.invalidate(id, &digests);
-        self.publish(&Invalidation::Key { id, digests }).await;
+        self.publish(&Invalidation::Key { id, digests }).await
     }
 
-    /// Tells the other instances, on every bus.
-    pub(super) async fn publish(&self, invalidation: &Invalidation) {
+    /// Notifies the other instances on every bus. Returns whether the first bus took the message:
+    /// the others trust what they remember as long as that one works.
+    pub(super) async fn publish(&self, invalidation: &Invalidation) -> bool {
         let publishers = self.verifier.parts.publishers.iter();
-        join_all(publishers.map(|publisher| publisher.publish(invalidation))).await;
+        let published = publishers.map(|publisher| publisher.publish(invalidation));
+        join_all(published).await.first().copied().unwrap_or(true)
     }
 }
 
@@ -170,6 +181,9 @@ fn apply_to(key: &mut Key, change: KeyChange) {
             credential.expires_at = Some(credential.expires_at.map_or(end, |own| own.min(end)));
         }
     }
+    let removed = &change.remove_credentials;
+    key.credentials
+        .retain(|credential| !removed.contains(&credential.digest));
     key.credentials.extend(change.add_credential);
     key.record = change.record;
 }

@@ -1,6 +1,7 @@
 use std::error::Error;
 use std::fmt;
 
+use super::ApiKeys;
 use crate::record::KeyId;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -31,6 +32,9 @@ pub enum KeyErrorKind {
     Revoked,
     /// The store failed.
     Store,
+    /// The key has as many live credentials as it can have; see
+    /// [`ApiKeys::MAX_LIVE_CREDENTIALS`](crate::ApiKeys::MAX_LIVE_CREDENTIALS).
+    TooManyCredentials,
 }
 
 impl KeyError {
@@ -73,9 +77,25 @@ impl KeyError {
         )
     }
 
+    pub(super) fn too_many_credentials(id: KeyId) -> Self {
+        let most = ApiKeys::MAX_LIVE_CREDENTIALS;
+        let message = format!(
+            "key {id} has {most} live secrets; wait until one has ended, or rotate with a grace of \
+             zero, which ends them"
+        );
+        Self::of(KeyErrorKind::TooManyCredentials, message)
+    }
+
     pub(super) fn contended(id: KeyId) -> Self {
         let message = format!("key {id} is being changed by many others at once; try again");
         Self::of(KeyErrorKind::Contended, message)
+    }
+
+    /// Returns whether a stored row could not be read.
+    #[cfg(feature = "admin")]
+    pub(crate) fn is_corrupt(&self) -> bool {
+        let source = self.source.as_ref();
+        source.is_some_and(|source| source.kind() == StoreErrorKind::Corrupt)
     }
 
     fn of(kind: KeyErrorKind, message: String) -> Self {

@@ -128,7 +128,8 @@ impl ApiKeys {
         const FEW: usize = 100;
         if insertions.len() > FEW {
             self.verifier.invalidate_all();
-            return self.publish(&Invalidation::Everything).await;
+            self.publish(&Invalidation::Everything).await;
+            return;
         }
         // At once: where the bus hangs, each of them waits for it.
         let forgotten = insertions.iter().map(|insertion| {

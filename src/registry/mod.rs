@@ -6,16 +6,22 @@
 //!
 //! 1. Nothing that has ended comes back: no change of a revoked key, no new end and no rotation
 //!    for an expired one, and a rotation only ever shortens the life of the credentials before it.
+//!    How many a key keeps is [bounded](ApiKeys::MAX_LIVE_CREDENTIALS).
 //! 2. A change and its event in the audit trail are one transaction.
 //! 3. Before a method returns, this process has forgotten what it knew of the key. A method that
 //!    was begun runs to its end even if whoever called it goes away.
+//! 4. Before a method returns, other instances have been notified over the bus. Where that fails,
+//!    the change is stored all the same, and the result [says so](Changed::is_propagated).
 
 mod builder;
 mod change;
+mod changed;
 mod error;
 mod flush;
 mod import;
 mod input;
+mod listing;
+mod rotation;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +30,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub use builder::Builder;
+pub use changed::{Changed, Issued};
 pub use error::{KeyError, KeyErrorKind};
 pub use import::KeyImport;
 pub use input::{KeyUpdate, NewKey};
@@ -33,11 +40,9 @@ pub(crate) use input::{
 };
 
 use crate::credits::Unspent;
-use crate::key::{ApiKey, KeyDigest};
-use crate::record::{
-    CreditBalance, EventAction, Key, KeyEvent, KeyId, KeyRecord, KeyStatus, UsageBucket,
-};
-use crate::store::{KeyFilter, KeyPage, KeyRepository};
+use crate::key::KeyDigest;
+use crate::record::{CreditBalance, EventAction, Key, KeyId, KeyRecord, KeyStatus, UsageBucket};
+use crate::store::{EventCursor, EventPage, KeyRepository};
 use crate::verify::Verifier;
 use change::{Plan, to_the_end};
 use flush::flush;
@@ -70,13 +75,6 @@ pub struct ApiKeys {
     actor: Option<Arc<str>>,
 }
 
-/// A new secret and the key it belongs to.
-#[derive(Clone, Debug)]
-pub struct Issued {
-    secret: ApiKey,
-    key: Key,
-}
-
 impl ApiKeys {
     /// Begins to set up the keys kept in `store`.
     pub fn builder<S: KeyRepository>(store: S) -> Builder<S> {
@@ -101,10 +99,10 @@ impl ApiKeys {
         let now = self.now();
         let record = new.into_record(self.verifier.format(), now)?;
         let (secret, credential) = self.new_credential(&record, now)?;
-        let key = self
+        let changed = self
             .insert(record, credential, EventAction::Issued, now)
             .await?;
-        Ok(Issued { secret, key })
+        Ok(Issued::new(secret, changed))
     }
 
     /// Takes over a key that was issued elsewhere, by the SHA-256 of its text, so that its owner
@@ -122,7 +120,7 @@ impl ApiKeys {
         new: NewKey,
         digest: KeyDigest,
         start: &str,
-    ) -> Result<Key, KeyError> {
+    ) -> Result<Changed, KeyError> {
         let now = self.now();
         let record = new.into_record(self.verifier.format(), now)?;
         let credential = input::imported_credential(digest, start, now)?;
@@ -142,15 +140,6 @@ impl ApiKeys {
             .ok_or_else(|| KeyError::not_found(id))
     }
 
-    /// The keys that fit `filter`, newest first, a page at a time.
-    ///
-    /// # Errors
-    ///
-    /// [`KeyErrorKind::Store`].
-    pub async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, KeyError> {
-        Ok(self.repository.list(filter).await?)
-    }
-
     /// Changes what `update` names and leaves the rest.
     ///
     /// # Errors
@@ -158,7 +147,7 @@ impl ApiKeys {
     /// [`KeyErrorKind::Invalid`], [`KeyErrorKind::NotFound`], [`KeyErrorKind::Revoked`],
     /// [`KeyErrorKind::Expired`] when an expired key is given another end,
     /// [`KeyErrorKind::Contended`], [`KeyErrorKind::Store`].
-    pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Key, KeyError> {
+    pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Changed, KeyError> {
         self.update_if(id, update, |_| Ok(())).await
     }
 
@@ -169,7 +158,7 @@ impl ApiKeys {
         id: KeyId,
         update: KeyUpdate,
         allow: impl Fn(&KeyRecord) -> Result<(), E> + Send + 'static,
-    ) -> Result<Key, E>
+    ) -> Result<Changed, E>
     where
         E: From<KeyError> + Send + 'static,
     {
@@ -189,7 +178,7 @@ impl ApiKeys {
             };
             Ok(Plan::change(record, action, ()))
         };
-        self.change(id, plan).await.map(|(key, ())| key)
+        self.change(id, plan).await.map(|(changed, ())| changed)
     }
 
     /// Switches a key off. It can be switched on again.
@@ -197,7 +186,7 @@ impl ApiKeys {
     /// # Errors
     ///
     /// As [`ApiKeys::update`].
-    pub async fn disable(&self, id: KeyId) -> Result<Key, KeyError> {
+    pub async fn disable(&self, id: KeyId) -> Result<Changed, KeyError> {
         self.update(id, KeyUpdate::new().enabled(false)).await
     }
 
@@ -206,17 +195,22 @@ impl ApiKeys {
     /// # Errors
     ///
     /// As [`ApiKeys::update`].
-    pub async fn enable(&self, id: KeyId) -> Result<Key, KeyError> {
+    pub async fn enable(&self, id: KeyId) -> Result<Changed, KeyError> {
         self.update(id, KeyUpdate::new().enabled(true)).await
     }
 
     /// Gives a key a new secret. Every other one ends after `grace`, or at its own end if that
     /// comes first; a grace of zero ends them at once.
     ///
+    /// At most [20](Self::MAX_LIVE_CREDENTIALS) are live at one time. A rotation also deletes
+    /// credentials that ended [90 days](Self::ENDED_CREDENTIALS_KEPT_FOR) ago or
+    /// [100](Self::MAX_ENDED_CREDENTIALS) others before the last.
+    ///
     /// # Errors
     ///
     /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Revoked`], [`KeyErrorKind::Expired`],
-    /// [`KeyErrorKind::Contended`], [`KeyErrorKind::Store`].
+    /// [`KeyErrorKind::TooManyCredentials`], [`KeyErrorKind::Contended`],
+    /// [`KeyErrorKind::Store`].
     pub async fn rotate(&self, id: KeyId, grace: Duration) -> Result<Issued, KeyError> {
         self.rotate_if(id, grace, |_| Ok(())).await
     }
@@ -243,12 +237,14 @@ impl ApiKeys {
             let (secret, credential) = this.new_credential(&key.record, now)?;
             let mut plan = Plan::change(key.record.clone(), EventAction::Rotated, secret);
             let end = now.saturating_add(grace).unwrap_or(Timestamp::MAX);
-            plan.end_credentials_at = Some(input::to_microseconds(end));
+            let end = input::to_microseconds(end);
+            plan.remove_credentials = rotation::make_room(key, end, now)?;
+            plan.end_credentials_at = Some(end);
             plan.add_credential = Some(credential);
             Ok(plan)
         };
-        let (key, secret) = self.change(id, plan).await?;
-        Ok(Issued { secret, key })
+        let (changed, secret) = self.change(id, plan).await?;
+        Ok(Issued::new(secret, changed))
     }
 
     /// Ends a key for good. Its row stays, for the audit trail. To revoke a key again changes
@@ -257,7 +253,7 @@ impl ApiKeys {
     /// # Errors
     ///
     /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Contended`], [`KeyErrorKind::Store`].
-    pub async fn revoke(&self, id: KeyId) -> Result<Key, KeyError> {
+    pub async fn revoke(&self, id: KeyId) -> Result<Changed, KeyError> {
         let plan = |key: &Key, now| {
             if key.record.revoked_at.is_some() {
                 return Ok(Plan::unchanged(()));
@@ -268,7 +264,7 @@ impl ApiKeys {
             };
             Ok(Plan::change(record, EventAction::Revoked, ()))
         };
-        self.change(id, plan).await.map(|(key, ())| key)
+        self.change(id, plan).await.map(|(changed, ())| changed)
     }
 
     /// How much a key was used, by the hour, from `from` up to, but without, `to`. Hours without
@@ -287,14 +283,36 @@ impl ApiKeys {
         Ok(self.repository.usage(id, from, to).await?)
     }
 
-    /// The last `limit` entries of a key's audit trail, oldest first.
+    /// A page of at most `limit` entries of a key's audit trail, newest first. The
+    /// [`next`](EventPage::next) of a page is the `before` of the page with older entries.
+    ///
+    /// ```
+    /// # use tower_api_key::{ApiKeys, KeyUpdate, MemoryStore, NewKey};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), tower_api_key::KeyError> {
+    /// # let keys = ApiKeys::builder(MemoryStore::new()).build();
+    /// # let id = keys.issue(NewKey::named("billing")).await?.key().record.id;
+    /// # keys.disable(id).await?;
+    /// let newest = keys.events(id, None, 1).await?;
+    /// assert_eq!(newest.events[0].action.as_str(), "disabled");
+    /// let older = keys.events(id, newest.next, 1).await?;
+    /// assert_eq!(older.events[0].action.as_str(), "issued");
+    /// assert!(older.next.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
     /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Store`].
-    pub async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, KeyError> {
+    pub async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, KeyError> {
         self.get(id).await?;
-        Ok(self.repository.events(id, limit).await?)
+        Ok(self.repository.events(id, before, limit).await?)
     }
 
     /// What is left of a key's credits; none for a key that has no budget. What this instance has
@@ -368,23 +386,6 @@ impl ApiKeys {
     /// The present time by the clock of these keys, to the microsecond, as stores keep it.
     pub fn now(&self) -> Timestamp {
         input::to_microseconds(self.verifier.parts.clock.now().timestamp())
-    }
-}
-
-impl Issued {
-    /// The secret. This is the only time that it is there.
-    pub fn secret(&self) -> &ApiKey {
-        &self.secret
-    }
-
-    /// The key that the secret belongs to.
-    pub fn key(&self) -> &Key {
-        &self.key
-    }
-
-    /// Takes the two apart.
-    pub fn into_parts(self) -> (ApiKey, Key) {
-        (self.secret, self.key)
     }
 }
 

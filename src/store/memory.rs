@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{
-    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
+    EventCursor, EventPage, KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore,
+    StoreError, StoredKey,
 };
 use crate::key::KeyDigest;
 use crate::record::{
@@ -145,10 +146,8 @@ impl KeyRepository for MemoryStore {
             .map(|(_, key)| key.clone())
             .collect();
         let last = keys.last().map(|key| key.record.id);
-        Ok(KeyPage {
-            keys,
-            next: last.filter(|_| fitting.next().is_some()),
-        })
+        let next = last.filter(|_| fitting.next().is_some());
+        Ok(KeyPage::new(keys, next))
     }
 
     async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
@@ -165,6 +164,12 @@ impl KeyRepository for MemoryStore {
                 return Err(StoreError::duplicate(id));
             }
             state.owners.insert(credential.digest, id);
+        }
+        let removed = key.credentials.extract_if(.., |known| {
+            change.remove_credentials.contains(&known.digest)
+        });
+        for credential in removed {
+            state.owners.remove(&credential.digest);
         }
         if let Some(end) = change.end_credentials_at {
             for credential in &mut key.credentials {
@@ -233,10 +238,24 @@ impl KeyRepository for MemoryStore {
             .collect())
     }
 
-    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
+    async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, StoreError> {
         let state = self.state();
         let events = state.events.get(&id).map_or(&[][..], Vec::as_slice);
-        Ok(events[events.len().saturating_sub(limit)..].to_vec())
+        // The position of an event is its index.
+        let end = before.and_then(|before| usize::try_from(before.position()).ok());
+        let end = end.map_or(events.len(), |end| end.min(events.len()));
+        let start = end.saturating_sub(limit);
+        let page = events[start..end].iter().rev().cloned().collect();
+        let next = EventCursor::new(start as u64);
+        Ok(EventPage::new(
+            page,
+            (start > 0 && start < end).then_some(next),
+        ))
     }
 
     async fn take_credits(

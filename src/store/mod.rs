@@ -7,6 +7,7 @@
 
 mod error;
 mod memory;
+mod page;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
@@ -22,6 +23,7 @@ use jiff::Timestamp;
 
 pub use error::{StoreError, StoreErrorKind};
 pub use memory::MemoryStore;
+pub use page::{EventCursor, EventPage, InvalidEventCursor, KeyPage, UnreadableKey};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresBuilder, PostgresStore};
 #[cfg(feature = "sqlite")]
@@ -85,7 +87,8 @@ pub struct StoredKey {
 /// 2. [`insert`](Self::insert) and [`apply`](Self::apply) write their event in the same
 ///    transaction.
 /// 3. A digest or id that exists already is a [`StoreErrorKind::Duplicate`] error, also when the
-///    credential has long ended: no secret can come back under another key.
+///    credential has long ended: no secret can come back under another key. Only a change
+///    [removes](KeyChange::remove_credentials) credentials; the registry never names an imported one.
 /// 4. [`apply`](Self::apply) changes nothing unless the stored version is the expected one. Of
 ///    any number of concurrent changes computed from one version exactly one is applied.
 /// 5. Times are kept to the microsecond.
@@ -131,7 +134,8 @@ pub trait KeyRepository: KeyStore {
     /// The key with this id and all its credentials, oldest first.
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError>;
 
-    /// The keys that fit `filter`, newest first, that is by id downwards.
+    /// The keys that fit `filter`, newest first, that is by id downwards. A row that cannot be read
+    /// is [named](KeyPage::unreadable) on the page and keeps no other key from it.
     async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError>;
 
     /// Applies a change and tells whether it did: false when the key's version is no longer the
@@ -151,8 +155,15 @@ pub trait KeyRepository: KeyStore {
         to: Timestamp,
     ) -> Result<Vec<UsageBucket>, StoreError>;
 
-    /// The last `limit` events of a key, oldest first, in the order in which they were written.
-    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError>;
+    /// A page of at most `limit` events of a key, newest first, in the reverse of the order in which
+    /// they were written. With `before`, which is the [`next`](EventPage::next) of another page,
+    /// only events that are older than that page.
+    async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, StoreError>;
 
     /// [Takes](CreditBalance::take) credits out of a key's balance [as it is at
     /// `now`](CreditBalance::at), for an instance to spend. None for a key without a budget.
@@ -186,7 +197,20 @@ pub struct KeyInsertion {
 }
 
 /// One atomic change of a key.
+///
+/// ```
+/// use tower_api_key::{Key, KeyChange, KeyEvent};
+///
+/// /// The change that renames `key`.
+/// fn renamed(key: &Key, name: &str, event: KeyEvent) -> KeyChange {
+///     let mut record = key.record.clone();
+///     record.version += 1;
+///     record.name = name.to_owned();
+///     KeyChange::new(record, event)
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyChange {
     /// The key as it shall be. Its `version` is one above the one that must be stored now; its
     /// id, prefix, environment and `created_at` do not change.
@@ -195,11 +219,25 @@ pub struct KeyChange {
     pub end_credentials_at: Option<Timestamp>,
     /// A further credential, added after the others were given their end.
     pub add_credential: Option<Credential>,
+    /// Digests of credentials of the key that are deleted. What is no credential of the key is
+    /// passed over. The key's use and its events stay.
+    pub remove_credentials: Vec<KeyDigest>,
     /// What to write into the audit trail.
     pub event: KeyEvent,
 }
 
 impl KeyChange {
+    /// The change that makes the key what `record` says, and leaves its credentials alone.
+    pub fn new(record: KeyRecord, event: KeyEvent) -> Self {
+        Self {
+            record,
+            end_credentials_at: None,
+            add_credential: None,
+            remove_credentials: Vec::new(),
+            event,
+        }
+    }
+
     /// The version that the stored key must have for the change to apply. 0, which no stored key
     /// has, where `record.version` is not above 1.
     pub fn expected_version(&self) -> u64 {
@@ -233,15 +271,6 @@ impl Default for KeyFilter {
             limit: 50,
         }
     }
-}
-
-/// A page of a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyPage {
-    /// The keys, newest first.
-    pub keys: Vec<Key>,
-    /// What to give as [`KeyFilter::after`] for the next page; none on the last one.
-    pub next: Option<KeyId>,
 }
 
 #[async_trait]
@@ -299,8 +328,13 @@ impl<S: KeyRepository + ?Sized> KeyRepository for Arc<S> {
         (**self).usage(id, from, to).await
     }
 
-    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
-        (**self).events(id, limit).await
+    async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, StoreError> {
+        (**self).events(id, before, limit).await
     }
 
     async fn take_credits(

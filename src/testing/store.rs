@@ -11,7 +11,8 @@ use crate::record::{
     UsageBucket, UsageDelta,
 };
 use crate::store::{
-    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
+    EventCursor, EventPage, KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore,
+    StoreError, StoredKey,
 };
 
 /// Any store, made to count, to wait and to fail on command. Clones obey together.
@@ -198,9 +199,14 @@ impl<S: KeyRepository> KeyRepository for ScriptedStore<S> {
         self.inner.usage(id, from, to).await
     }
 
-    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
+    async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, StoreError> {
         self.check()?;
-        self.inner.events(id, limit).await
+        self.inner.events(id, before, limit).await
     }
 
     async fn take_credits(

@@ -327,8 +327,9 @@ async fn a_key_that_was_seen_in_clear_text_is_disabled_on_request() {
         tokio::task::yield_now().await;
     }
     assert_eq!(status_of(&bench, &issued).await, KeyStatus::Disabled);
-    let events = bench.keys.events(issued.key().record.id, 9).await.unwrap();
-    let last = events.last().unwrap();
+    let events = bench.keys.events(issued.key().record.id, None, 9);
+    let events = events.await.unwrap().events;
+    let last = events.first().unwrap();
     assert_eq!(last.action, EventAction::Disabled);
     assert_eq!(last.actor.as_deref(), Some("clear_text"));
     assert_eq!(bench.used(&issued).await, (0, 0));

@@ -51,7 +51,7 @@ async fn each_key_has_its_own_outcome_and_event() {
             (key.record.name.as_str(), &*key.credentials[0].start),
             (name, "leg")
         );
-        let events = keys.events(id, 10).await.unwrap();
+        let events = keys.events(id, None, 10).await.unwrap().events;
         assert_eq!((events.len(), events[0].action), (1, EventAction::Imported));
         assert_eq!(events[0].actor.as_deref(), Some("migration"));
     }

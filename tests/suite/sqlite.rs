@@ -58,6 +58,13 @@ async fn what_is_no_database_is_refused() {
         "sqlite:",
         "sqlite://",
         "postgres://localhost/keys",
+        "postgresql:",
+        "postgresql:keys.db",
+        "postgres:user:hunter2@localhost/keys",
+        "mysql:keys.db",
+        "file:keys.db",
+        "hunter2://",
+        "sqlite:keys.db?mode=hunter2",
         &missing_read_only,
         missing.to_str().unwrap(),
         text.to_str().unwrap(),
@@ -65,6 +72,13 @@ async fn what_is_no_database_is_refused() {
         let refused = SqliteStore::open(database).await.unwrap_err();
         assert_eq!(refused.kind(), StoreErrorKind::Unavailable, "{database}");
         assert!(std::error::Error::source(&refused).is_some(), "{database}");
+        let told = format!("{refused} {refused:?}");
+        assert!(!told.contains("hunter2"), "{database}: {told}");
+        let made = Path::new(database.split('?').next().unwrap());
+        assert!(
+            database.is_empty() || made == text || !made.exists(),
+            "{database}"
+        );
     }
 }
 
@@ -104,12 +118,7 @@ async fn stores_on_one_file_see_each_others_changes_at_once() {
         };
         record.record.version += 1;
         record.record.name = format!("round {round}");
-        let change = KeyChange {
-            record: record.record.clone(),
-            end_credentials_at: None,
-            add_credential: None,
-            event: event(record.record.id),
-        };
+        let change = KeyChange::new(record.record.clone(), event(record.record.id));
         assert!(writer.apply(&change).await.unwrap());
         let found = reader
             .find(&record.credentials[0].digest)
@@ -184,19 +193,69 @@ async fn a_row_that_cannot_be_read_names_its_key() {
         let id = key.record.id;
         assert!(damaged(&path, damage).await, "{damage}");
         conformance::check_unreadable_row(&store, &key.credentials[0].digest, id).await;
-        let listed = store
-            .list(&KeyFilter::default())
-            .await
-            .map(|_| ())
-            .unwrap_err();
         let read = store.get(id).await.map(|_| ()).unwrap_err();
-        for error in [listed, read] {
-            assert_eq!(error.kind(), StoreErrorKind::Corrupt, "{damage}");
-            assert!(
-                error.to_string().contains(&id.to_string()),
-                "{damage}: {error}"
-            );
+        assert_eq!(read.kind(), StoreErrorKind::Corrupt, "{damage}");
+        assert!(
+            read.to_string().contains(&id.to_string()),
+            "{damage}: {read}"
+        );
+        // The others are listed, and this one is named.
+        let later = insert(&store).await;
+        let page = store.list(&KeyFilter::default()).await.unwrap();
+        assert_eq!(page.keys, [later], "{damage}");
+        let column = damage.split(' ').nth(2).unwrap();
+        let [unreadable] = &page.unreadable[..] else {
+            panic!("{damage}: {page:?}");
+        };
+        assert_eq!(unreadable.id, id.to_string(), "{damage}");
+        assert!(
+            unreadable.reason.contains(column),
+            "{damage}: {unreadable:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn pages_go_on_behind_what_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    let store = open(&path).await;
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        ids.push(insert(&store).await.record.id.to_string());
+    }
+    ids.sort();
+    ids.reverse();
+    // The newest three are unreadable, two of them by an id that no page can begin below.
+    for (row, damage) in [
+        (0, "id = 'key_Z' || id"),
+        (1, "id = 'key_ZZ' || id"),
+        (2, "scopes = '{}'"),
+    ] {
+        let damage = format!("keys SET {damage} WHERE id = '{}'", ids[row]);
+        assert!(damaged(&path, &damage).await, "{damage}");
+    }
+    let damaged = [
+        format!("key_Z{}", ids[0]),
+        format!("key_ZZ{}", ids[1]),
+        ids[2].clone(),
+    ];
+    for limit in 1..=7 {
+        let mut filter = KeyFilter::default();
+        filter.limit = limit;
+        let (mut listed, mut unreadable) = (Vec::new(), Vec::new());
+        loop {
+            let page = store.list(&filter).await.unwrap();
+            assert!(page.keys.len() <= limit, "{limit}");
+            listed.extend(page.keys.iter().map(|key| key.record.id.to_string()));
+            unreadable.extend(page.unreadable.into_iter().map(|key| key.id));
+            filter.after = page.next;
+            if page.next.is_none() {
+                break;
+            }
         }
+        assert_eq!(listed, ids[3..], "{limit}");
+        assert_eq!(unreadable, damaged, "{limit}");
     }
 }
 
@@ -221,16 +280,16 @@ async fn rows_beside_the_key_that_cannot_be_read_name_it_too() {
         .await
         .unwrap_err();
     assert!(damaged(&path, "events SET action = 'exploded'").await);
-    let events = store.events(id, 10).await.unwrap_err();
+    let events = store.events(id, None, 10).await.unwrap_err();
     for error in [short, usage, events] {
         assert_eq!(error.kind(), StoreErrorKind::Corrupt);
         assert!(error.to_string().contains(&id.to_string()), "{error}");
     }
 
     assert!(damaged(&path, "keys SET id = 'key_lost'").await);
-    let lost = store.list(&KeyFilter::default()).await.unwrap_err();
-    assert_eq!(lost.kind(), StoreErrorKind::Corrupt);
-    assert!(lost.to_string().contains("key_lost"), "{lost}");
+    let lost = store.list(&KeyFilter::default()).await.unwrap();
+    assert_eq!(lost.keys, []);
+    assert_eq!(lost.unreadable[0].id, "key_lost");
 }
 
 #[tokio::test]

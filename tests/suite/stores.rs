@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use tower_api_key::testing::conformance;
 use tower_api_key::{
-    Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyChange, KeyDigest, KeyEvent,
-    KeyFilter, KeyId, KeyInsertion, KeyPage, KeyRecord, KeyRepository, KeyStore, MemoryStore,
-    SqliteStore, StoreError, StoredKey, UsageBucket, UsageDelta,
+    Credential, CreditBalance, CreditGrant, CreditReturn, EventCursor, EventPage, Key, KeyChange,
+    KeyDigest, KeyEvent, KeyFilter, KeyId, KeyInsertion, KeyPage, KeyRecord, KeyRepository,
+    KeyStore, MemoryStore, SqliteStore, StoreError, StoredKey, UsageBucket, UsageDelta,
 };
 
 use crate::postgres::Database;
@@ -91,6 +91,9 @@ async fn the_suite_finds_what_is_broken() {
         (Fault::CutsTimesToSeconds, "KeyRepository contract 5"),
         (Fault::EndsTheNewCredential, "KeyChange::end_credentials_at"),
         (Fault::NeverEndsAListing, "KeyRepository::list"),
+        (Fault::NeverEndsTheEvents, "EventPage::next"),
+        (Fault::TellsEventsOldestFirst, "KeyRepository"),
+        (Fault::KeepsRemoved, "KeyChange::remove_credentials"),
         (Fault::GivesBackAnywhere, "KeyRepository contract 8"),
         (Fault::GrantsTwice, "KeyRepository contract 8"),
         (Fault::ResetsTheBalance, "KeyRepository contract 7"),
@@ -124,9 +127,12 @@ enum Fault {
     IgnoresTheVersion,
     InsertsHalfOfABatch,
     InsertsOverDuplicates,
+    KeepsRemoved,
     NeverEndsAListing,
+    NeverEndsTheEvents,
     ResetsTheBalance,
     StopsABatchAtADuplicate,
+    TellsEventsOldestFirst,
     TellsThatAllIsNew,
 }
 
@@ -225,6 +231,9 @@ impl KeyRepository for Broken {
         {
             credential.expires_at = change.end_credentials_at;
         }
+        if self.fault == Fault::KeepsRemoved {
+            change.remove_credentials.clear();
+        }
         let applied = self.store.apply(&change).await?;
         if self.fault == Fault::ResetsTheBalance
             && let Some(plan) = change.record.credits
@@ -254,12 +263,20 @@ impl KeyRepository for Broken {
         self.store.usage(id, from, to).await
     }
 
-    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
-        let mut events = self.store.events(id, limit).await?;
-        if self.fault == Fault::ForgetsTheFirstEvent && !events.is_empty() {
-            events.remove(0);
+    async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, StoreError> {
+        let mut page = self.store.events(id, before, limit).await?;
+        match self.fault {
+            Fault::ForgetsTheFirstEvent if page.next.is_none() => drop(page.events.pop()),
+            Fault::NeverEndsTheEvents => page.next = page.next.or(before),
+            Fault::TellsEventsOldestFirst => page.events.reverse(),
+            _ => {}
         }
-        Ok(events)
+        Ok(page)
     }
 
     async fn take_credits(

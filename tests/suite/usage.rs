@@ -11,9 +11,9 @@ use tokio::sync::Barrier;
 use tower_api_key::testing::{ManualClock, ScriptedStore};
 use tower_api_key::{
     ApiKeys, Attempt, Credential, CreditBalance, CreditGrant, CreditReturn, DenialReason,
-    FLUSH_INTERVAL, Key, KeyChange, KeyDigest, KeyErrorKind, KeyEvent, KeyFilter, KeyId, KeyPage,
-    KeyRecord, KeyRepository, KeyStore, MemoryStore, NewKey, RateLimit, Requirements, StoreError,
-    StoredKey, UsageBucket, UsageDelta,
+    EventCursor, EventPage, FLUSH_INTERVAL, Key, KeyChange, KeyDigest, KeyErrorKind, KeyEvent,
+    KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, MemoryStore, NewKey, RateLimit,
+    Requirements, StoreError, StoredKey, UsageBucket, UsageDelta,
 };
 
 use crate::core_support::{
@@ -482,8 +482,13 @@ impl KeyRepository for Flaky {
         self.memory.usage(id, from, to).await
     }
 
-    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
-        self.memory.events(id, limit).await
+    async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, StoreError> {
+        self.memory.events(id, before, limit).await
     }
 
     async fn take_credits(

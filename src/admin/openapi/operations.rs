@@ -4,8 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::schemas::{self, EXAMPLE_ID};
-use crate::admin::history::MAX_EVENTS;
-use crate::admin::query::MAX_LIMIT;
+use crate::admin::query::{DEFAULT_EVENTS, MAX_EVENTS, MAX_LIMIT};
 use crate::openapi::reference;
 use crate::store::KeyFilter;
 
@@ -159,18 +158,28 @@ fn usage() -> Value {
 
 fn events() -> Value {
     let events = answer(
-        "The audit trail.",
+        "A page of the audit trail. `next_cursor` is the `before` of the next one, and null on \
+            the last.",
         "ApiKeyEvents",
         &json!({
             "events": [{ "at": "2026-11-23T10:00:00Z", "action": "issued", "actor": EXAMPLE_ID }],
+            "next_cursor": null,
         }),
     );
     json!({
         "tags": ["keys"],
         "operationId": "showEvents",
         "summary": "Show what was done to a key",
-        "description": format!("The last {MAX_EVENTS} changes, oldest first."),
-        "responses": answers("200", events, &["404"]),
+        "description": "What was done, newest first.",
+        "parameters": [
+            query("limit", "At most so many events.", &json!({
+                "type": "integer", "format": "int32",
+                "minimum": 1, "maximum": MAX_EVENTS, "default": DEFAULT_EVENTS,
+            })),
+            query("before", "The `next_cursor` of the page before: only older events.",
+                &schemas::event_cursor()),
+        ],
+        "responses": answers("200", events, &["400q", "404"]),
     })
 }
 

@@ -19,7 +19,7 @@ pub(super) fn responses() -> Value {
         ),
         "ApiKeyConflict": problem(
             "409", "conflict", "The key is revoked or has expired, and nothing that has ended \
-            comes back; or many change it at once.",
+            comes back; or it has as many live secrets as it can have; or many change it at once.",
             "key key_01JDB2Z0X8Q4W7M3T5R9V6N1KC is revoked for good; issue a new one", None,
         ),
         "ApiKeyBodyTooLarge": problem(

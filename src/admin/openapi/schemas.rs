@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::admin::query::MAX_EVENTS;
 use crate::admin::request::Rotation;
 use crate::key::KeyFormat;
 use crate::limit::{RateLimit, RateLimits};
@@ -276,7 +277,18 @@ fn key() -> Value {
     );
     // Only of a key that has a budget.
     key["properties"]["credits"] = reference("schemas", "ApiKeyCredits");
+    key["properties"]["propagated"] = propagated();
     key
+}
+
+/// A member of answers to changes, and only where it is false.
+fn propagated() -> Value {
+    json!({
+        "type": "boolean", "enum": [false],
+        "description": "Only there, and false, when the change is stored but other instances of \
+            the service could not be notified: they may go by the old state until their caches' \
+            time to live is over. The same request again tries to notify them again.",
+    })
 }
 
 fn credential() -> Value {
@@ -295,23 +307,38 @@ fn credential() -> Value {
 }
 
 fn issued() -> Value {
-    answer(
+    let mut issued = answer(
         "A new secret and its key.",
         &json!({
             "secret": { "type": "string", "description": "The secret, this once." },
             "key": reference("schemas", "ApiKey"),
         }),
-    )
+    );
+    issued["properties"]["propagated"] = propagated();
+    issued
 }
 
 fn page() -> Value {
-    answer(
+    let mut page = answer(
         "A page of keys.",
         &json!({
             "keys": { "type": "array", "items": reference("schemas", "ApiKey") },
             "next_cursor": nullable(id()),
         }),
-    )
+    );
+    let unreadable = answer(
+        "A key that is stored and cannot be read.",
+        &json!({
+            "id": { "type": "string", "description": "The id as it is stored." },
+            "detail": { "type": "string", "description": "The part that cannot be read." },
+        }),
+    );
+    page["properties"]["unreadable"] = json!({
+        "type": "array", "items": unreadable, "minItems": 1,
+        "description": "Keys that belong on the page and cannot be read. Only there where there \
+            are any.",
+    });
+    page
 }
 
 fn usage() -> Value {
@@ -352,9 +379,10 @@ fn events() -> Value {
         }),
     );
     answer(
-        "The audit trail of a key.",
+        "A page of the audit trail of a key, newest first.",
         &json!({
-            "events": { "type": "array", "items": event, "maxItems": crate::admin::history::MAX_EVENTS },
+            "events": { "type": "array", "items": event, "maxItems": MAX_EVENTS },
+            "next_cursor": nullable(event_cursor()),
         }),
     )
 }
@@ -376,6 +404,14 @@ pub(super) fn id() -> Value {
         "type": "string", "pattern": "^key_[0-7][0-9A-HJKMNP-TV-Z]{25}$",
         "minLength": 30, "maxLength": 30,
         "description": "The id of a key: `key_` and a ULID.",
+    })
+}
+
+/// An opaque text to clients. A position is a number of 64 bits.
+pub(super) fn event_cursor() -> Value {
+    json!({
+        "type": "string", "pattern": "^[0-9]{1,19}$",
+        "description": "Where a page of events begins.",
     })
 }
 

@@ -15,8 +15,8 @@ function editKey(key) {
   fillKeyDialog(key);
   openDialog($('key-dialog'), async () => {
     const changes = changed(key, readKeyChanges());
-    if (Object.keys(changes).length) await call('PATCH', `/keys/${key.id}`, changes);
-    return () => keyChanged('The key was changed.');
+    const answer = Object.keys(changes).length ? await call('PATCH', `/keys/${key.id}`, changes) : {};
+    return () => keyChanged('The key was changed.', answer);
   });
   $('new-name').focus();
 }
@@ -29,7 +29,7 @@ function rotateKey(key) {
   openDialog($('rotate-dialog'), async () => {
     const grace = whole($('grace'), 0) * Number($('grace-unit').value);
     const issued = await call('POST', `/keys/${key.id}/rotate`, { grace_seconds: grace });
-    return () => revealSecret('New secret', issued, () => keyChanged('The key has a new secret.'));
+    return () => revealSecret('New secret', issued, () => keyChanged('The key has a new secret.', issued));
   });
   $('grace').select();
 }
@@ -39,15 +39,15 @@ function disableKey(key) {
     h('p', null, 'Every request with the key ', h('strong', null, key.name), ' will be refused until it is enabled again.'),
     ...consequences(key),
   ], async () => {
-    await call('PATCH', `/keys/${key.id}`, { enabled: false });
-    return () => keyChanged('The key is disabled.');
+    const answer = await call('PATCH', `/keys/${key.id}`, { enabled: false });
+    return () => keyChanged('The key is disabled.', answer);
   });
 }
 
 async function enableKey(key) {
   try {
-    await call('PATCH', `/keys/${key.id}`, { enabled: true });
-    keyChanged('The key is enabled.');
+    const answer = await call('PATCH', `/keys/${key.id}`, { enabled: true });
+    keyChanged('The key is enabled.', answer);
   } catch (error) {
     notice(explain(error), 'failed');
   }
@@ -58,8 +58,8 @@ function revokeKey(key) {
     h('p', null, 'Every request with the key ', h('strong', null, key.name), ' will be refused for good. This cannot be undone. Its history stays.'),
     ...consequences(key),
   ], async () => {
-    await call('DELETE', `/keys/${key.id}`);
-    return () => keyChanged('The key is revoked.');
+    const answer = await call('DELETE', `/keys/${key.id}`);
+    return () => keyChanged('The key is revoked.', answer);
   });
 }
 

@@ -32,8 +32,9 @@ async function loadKey(id, { stay = false } = {}) {
 }
 
 /** After a change: says so and shows the key as it is now. */
-function keyChanged(text) {
-  notice(text);
+function keyChanged(text, { propagated = true } = {}) {
+  if (propagated) notice(text);
+  else notice(`${text} Other servers could not be notified, and may go by the old state until their caches expire.`, 'failed');
   return loadKey(shownKey.id, { stay: true });
 }
 
@@ -219,15 +220,34 @@ function showUse(key, shown, buckets) {
 // ---- Events ----
 
 async function loadEvents(key, request = keyRequest) {
-  let content;
+  $('events').replaceChildren(h('p', { class: 'empty' }, 'Loading…'));
+  const list = h('ol', { class: 'events' });
+  await addEvents(key, list, null, request);
+}
+
+/** Puts a page of events at the list's end, and below it a button for older ones. */
+async function addEvents(key, list, before, request = keyRequest) {
+  let below;
+  let added = [];
   try {
-    const { events } = await call('GET', `/keys/${key.id}/events`);
-    content = h('ol', { class: 'events' }, events.toReversed().map(eventItem));
-    nameActors(events, content);
+    const query = before === null ? '' : `?${new URLSearchParams({ before })}`;
+    const { events, next_cursor: next } = await call('GET', `/keys/${key.id}/events${query}`);
+    added = events;
+    below = next === null ? [] : [h('button', { id: 'older-events', type: 'button', class: 'small', onclick: () => addEvents(key, list, next) }, 'Older events')];
   } catch (error) {
-    content = failurePanel(error, () => loadEvents(key));
+    below = [failurePanel(error, () => addEvents(key, list, before))];
   }
-  if (request === keyRequest) $('events')?.replaceChildren(content);
+  if (request !== keyRequest || !$('events')) return;
+  const focused = document.activeElement?.id === 'older-events';
+  const items = added.map(eventItem);
+  list.append(...items);
+  $('events').replaceChildren(list, ...below);
+  if (focused) {
+    // Where there is no button any more, the reader goes on with what has come.
+    items[0]?.setAttribute('tabindex', '-1');
+    ($('older-events') ?? items[0])?.focus();
+  }
+  nameActors(added, list);
 }
 
 function eventItem({ at, action, actor }) {

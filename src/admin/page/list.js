@@ -46,10 +46,11 @@ function showListFailure(error) {
   else $('list-body').replaceChildren(failurePanel(error, loadList));
 }
 
-function showList({ keys, next_cursor: next }) {
+function showList({ keys, unreadable = [], next_cursor: next }) {
   nextCursor = next;
   keys.forEach(remember);
-  $('list-body').replaceChildren(keys.length ? keyTable(keys) : emptyList());
+  const none = keys.length || unreadable.length ? [] : [emptyList()];
+  $('list-body').replaceChildren(...unreadableKeys(unreadable), ...(keys.length ? [keyTable(keys)] : none));
   const first = (cursors.length - 1) * PAGE_SIZE;
   const count = keys.length ? `${number(first + 1)}–${number(first + keys.length)}` : '0';
   say($('page-count'), cursors.length === 1 && !next ? plural(keys.length, 'key') : `Keys ${count}, newest first`);
@@ -57,6 +58,14 @@ function showList({ keys, next_cursor: next }) {
   $('newer').hidden = $('older').hidden = cursors.length === 1 && !next;
   $('newer').disabled = cursors.length === 1;
   $('older').disabled = !next;
+}
+
+/** The stored keys that cannot be read, which no listing may pass over in silence. */
+function unreadableKeys(unreadable) {
+  if (!unreadable.length) return [];
+  return [h('div', { class: 'failure', role: 'alert' },
+    h('p', null, `${plural(unreadable.length, 'stored key')} cannot be read:`),
+    h('ul', null, unreadable.map(({ id, detail }) => h('li', null, h('code', null, id), ' ', detail))))];
 }
 
 function keyTable(keys) {

@@ -1,12 +1,12 @@
 //! Switching keys off and on, and ending them.
 
-use tower_api_key::{ApiKeys, Key, KeyId, KeyView};
+use tower_api_key::{ApiKeys, Changed, KeyId, KeyView};
 
 use crate::Answer;
 use crate::credits;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::output::{Output, plain};
+use crate::output::{NOT_PROPAGATED, Output, note, plain};
 use crate::store::Missing;
 
 /// Switches a key off; `enable` switches it on again
@@ -66,16 +66,20 @@ pub(crate) async fn revoke(
 
 async fn tell(
     keys: &ApiKeys,
-    key: &Key,
+    key: &Changed,
     what: &str,
     output: &mut Output,
 ) -> Result<Answer, Failure> {
     if output.is_json() {
         let balance = credits::balance(keys, key).await?;
-        output.json(&KeyView::new(key, keys.now()).credits(balance))?;
+        let view = KeyView::new(key, keys.now()).credits(balance);
+        output.json(&view.propagated(key.is_propagated()))?;
     } else {
         let (id, name) = (key.record.id, plain(&key.record.name));
         output.line(&format!("{what} {id} ({name})."))?;
+    }
+    if !key.is_propagated() {
+        note(NOT_PROPAGATED);
     }
     Ok(Answer::Good)
 }

@@ -1,11 +1,14 @@
+use std::error::Error;
+
 use tower_api_key::{
-    ApiKeys, CreditBalance, Credits, Key, KeyId, KeyRepository, KeyUpdate, KeyView, Refill,
+    ApiKeys, CreditBalance, Credits, Key, KeyId, KeyPage, KeyRepository, KeyUpdate, KeyView,
+    Refill, StoreErrorKind, UnreadableKey,
 };
 
 use crate::Answer;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::output::{Output, plain};
+use crate::output::{NOT_PROPAGATED, Output, note, plain};
 use crate::store::Missing;
 use crate::values;
 use jiff::Timestamp;
@@ -53,12 +56,19 @@ pub(crate) async fn run(
 ) -> Result<Answer, Failure> {
     let keys = global.keys(Missing::Refuse).await?;
     let mut key = keys.get(args.id).await?;
+    let mut propagated = true;
     if let Some(update) = update(args, &key)? {
-        key = keys.update(args.id, update).await?;
+        let changed = keys.update(args.id, update).await?;
+        propagated = changed.is_propagated();
+        key = changed.into_key();
     }
     let balance = balance(&keys, &key).await?;
+    if !propagated {
+        note(NOT_PROPAGATED);
+    }
     if output.is_json() {
-        output.json(&KeyView::new(&key, keys.now()).credits(balance))?;
+        let view = KeyView::new(&key, keys.now()).credits(balance);
+        output.json(&view.propagated(propagated))?;
     } else {
         let (id, name) = (key.record.id, plain(&key.record.name));
         let text = balance.map_or("needs no credits".to_owned(), |left| text(&left));
@@ -95,19 +105,43 @@ pub(crate) async fn balance(keys: &ApiKeys, key: &Key) -> Result<Option<CreditBa
     }
 }
 
-/// The same of those of many keys that have one.
+/// The balances of those keys of a listing that have one. A key whose balance cannot be read is an
+/// unreadable key.
 pub(crate) async fn balances(
     store: &dyn KeyRepository,
-    keys: &[Key],
+    page: &mut KeyPage,
     now: Timestamp,
 ) -> Result<Vec<(KeyId, CreditBalance)>, Failure> {
-    let records = keys.iter().map(|key| &key.record);
+    let records = page.keys.iter().map(|key| &key.record);
     let with_budget = records.filter(|record| record.credits.is_some());
     let ids: Vec<_> = with_budget.map(|record| record.id).collect();
     let mut balances = Vec::new();
+    let mut unreadable = Vec::new();
     for ids in ids.chunks(500) {
-        let stored = store.credits(ids).await?;
-        balances.extend(stored.into_iter().map(|(id, left)| (id, left.at(now))));
+        match store.credits(ids).await {
+            Ok(stored) => balances.extend(stored),
+            Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                for id in ids {
+                    match store.credits(&[*id]).await {
+                        Ok(stored) => balances.extend(stored),
+                        Err(error) if error.kind() == StoreErrorKind::Corrupt => {
+                            unreadable.push((*id, error.source().map(ToString::to_string)));
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for (id, reason) in unreadable {
+        page.keys.retain(|key| key.record.id != id);
+        let reason = reason.unwrap_or_else(|| "its balance cannot be read".to_owned());
+        page.unreadable
+            .push(UnreadableKey::new(id.to_string(), reason));
+    }
+    for (_, balance) in &mut balances {
+        *balance = balance.at(now);
     }
     Ok(balances)
 }

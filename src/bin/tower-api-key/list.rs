@@ -3,14 +3,14 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use jiff::Timestamp;
-use tower_api_key::{ApiKeys, Key, KeyFilter, KeyId, KeyStatus, KeyView};
+use tower_api_key::{ApiKeys, Key, KeyFilter, KeyId, KeyPage, KeyStatus, KeyView, UnreadableKey};
 
 use crate::Answer;
 use crate::credits;
 use crate::failure::Failure;
 use crate::global::Global;
-use crate::json::PageBody;
-use crate::output::{Output, note};
+use crate::json::{PageBody, UnreadableBody};
+use crate::output::{Output, note, plain};
 use crate::show::status_name;
 use crate::store::Missing;
 use crate::table::{Columns, or_dash};
@@ -56,7 +56,7 @@ impl From<Status> for KeyStatus {
     }
 }
 
-fn limit(text: &str) -> Result<usize, String> {
+pub(crate) fn limit(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(limit @ 1..=100_000) => Ok(limit),
         _ => Err("write a number from 1 to 100000".to_owned()),
@@ -71,25 +71,29 @@ pub(crate) async fn run(
     let store = global.open(Missing::Refuse).await?;
     let keys = global.keys_over(Arc::clone(&store), global.format())?;
     let now = keys.now();
-    let (found, next) = fetch(args, &keys, now).await?;
+    let mut page = fetch(args, &keys, now).await?;
     if output.is_json() {
-        let mut balances: HashMap<_, _> = credits::balances(&*store, &found, now)
-            .await?
-            .into_iter()
-            .collect();
-        let bodies = found.iter().map(|key| {
+        let balances = credits::balances(&*store, &mut page, now).await?;
+        let mut balances: HashMap<_, _> = balances.into_iter().collect();
+        let bodies = page.keys.iter().map(|key| {
             let balance = balances.remove(&key.record.id);
             KeyView::new(key, now).credits(balance)
         });
         output.json(&PageBody {
             keys: bodies.collect(),
-            next_cursor: next,
+            unreadable: page.unreadable.iter().map(UnreadableBody::new).collect(),
+            next_cursor: page.next,
         })?;
-        return Ok(Answer::Good);
+        return Ok(answer(&page));
     }
-    if found.is_empty() {
-        note("No key fits.");
-        return Ok(Answer::Good);
+    for UnreadableKey { id, reason, .. } in &page.unreadable {
+        note(&plain(&format!("error: key {id} cannot be read: {reason}")));
+    }
+    if page.keys.is_empty() {
+        if page.unreadable.is_empty() {
+            note("No key fits.");
+        }
+        return Ok(answer(&page));
     }
     let mut columns = Columns::new([
         "ID",
@@ -101,38 +105,45 @@ pub(crate) async fn run(
         "LAST USED",
         "EXPIRES",
     ]);
-    for key in &found {
+    for key in &page.keys {
         columns.row(row(key, now));
     }
     columns.write(output)?;
-    if let Some(next) = next {
+    if let Some(next) = page.next {
         output.finish()?;
         note(&format!("There are more: --cursor {next}"));
     }
-    Ok(Answer::Good)
+    Ok(answer(&page))
+}
+
+/// A script must notice that a listing is without some keys.
+fn answer(page: &KeyPage) -> Answer {
+    if page.unreadable.is_empty() {
+        Answer::Good
+    } else {
+        Answer::Bad
+    }
 }
 
 /// Page by page, so that no single answer of the database is large.
-async fn fetch(
-    args: Args,
-    keys: &ApiKeys,
-    now: Timestamp,
-) -> Result<(Vec<Key>, Option<KeyId>), Failure> {
+async fn fetch(args: Args, keys: &ApiKeys, now: Timestamp) -> Result<KeyPage, Failure> {
     const PAGE: usize = 500;
     let mut filter = KeyFilter::default();
     filter.owner = args.owner;
     filter.environment = args.environment;
     filter.status = args.status.map(|status| (status.into(), now));
     filter.after = args.cursor;
-    let mut found = Vec::new();
+    let mut found = KeyPage::default();
     loop {
-        filter.limit = PAGE.min(args.limit - found.len());
+        filter.limit = PAGE.min(args.limit - found.keys.len());
         let page = keys.list(&filter).await?;
-        found.extend(page.keys);
-        if page.next.is_none() || found.len() >= args.limit {
-            return Ok((found, page.next));
+        found.keys.extend(page.keys);
+        found.unreadable.extend(page.unreadable);
+        found.next = page.next;
+        if found.next.is_none() || found.keys.len() >= args.limit {
+            return Ok(found);
         }
-        filter.after = page.next;
+        filter.after = found.next;
     }
 }
 

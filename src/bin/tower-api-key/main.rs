@@ -18,6 +18,7 @@ mod store;
 mod table;
 mod usage;
 mod values;
+mod veil;
 mod verify;
 
 use std::io::{self, Write};
@@ -45,13 +46,13 @@ struct Cli {
 const EXIT_STATUS: &str = "\
 Exit status:
   0  done; the key is valid; no key was found
-  1  the key is not valid; a key was found; some lines could not be imported
+  1  the key is not valid; a key was found; some lines could not be imported, or some keys not read
   2  an error, told on standard error";
 
 const AFTER_HELP: &str = "\
 Exit status:
   0  done; the key is valid; no key was found
-  1  the key is not valid; a key was found; some lines could not be imported
+  1  the key is not valid; a key was found; some lines could not be imported, or some keys not read
   2  an error, told on standard error
 
 Example:
@@ -91,7 +92,7 @@ enum Answer {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| misused(&error));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
@@ -108,6 +109,17 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Says how the command is used, as clap does. A secret that was given as an argument is in the
+/// shell's history already, and need not get into the log of a build as well.
+fn misused(error: &clap::Error) -> ! {
+    let message = error.render().to_string();
+    if veil::veiled(&message) == message.as_str() {
+        error.exit();
+    }
+    let _ = write!(io::stderr(), "{}", veil::veiled(&message));
+    std::process::exit(error.exit_code());
 }
 
 async fn run(cli: Cli) -> Result<Answer, Failure> {

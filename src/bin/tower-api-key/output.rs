@@ -60,6 +60,9 @@ impl Output {
             ));
             self.line(secret.expose())
         };
+        if !issued.is_propagated() {
+            note(NOT_PROPAGATED);
+        }
         written.and_then(|()| self.finish()).map_err(|_| {
             Failure::new(format!(
                 "the new secret of {id} could not be written and is lost: \
@@ -72,6 +75,10 @@ impl Output {
         self.out.flush().map_err(|error| Failure::output(&error))
     }
 }
+
+/// The note on a change that [did not reach](tower_api_key::Changed::is_propagated) the servers.
+pub(crate) const NOT_PROPAGATED: &str = "The change is stored, but running servers could not be \
+    notified: they may go by the old state for up to their caches' time to live.";
 
 /// Something beside the answer, on standard error. Where that is closed, nobody wants to know.
 pub(crate) fn note(text: &str) {

@@ -5,6 +5,7 @@ use zeroize::Zeroizing;
 
 use crate::failure::Failure;
 use crate::output::note;
+use crate::veil::veiled;
 
 /// No key is nearly that long, and whatever is longer is another file.
 const MOST: usize = 4_096;
@@ -12,7 +13,9 @@ const MOST: usize = 4_096;
 /// Reads the one secret in a file, or on standard input for `-`. Never an argument: those are in the
 /// list of processes and in the shell's history.
 pub(crate) fn read(path: &str) -> Result<Zeroizing<String>, Failure> {
-    let failed = |error: io::Error| Failure::caused_by(&format!("the secret in {path:?}"), &error);
+    // The path may be the secret itself, where somebody took one for the other.
+    let what = format!("the secret in {:?}", veiled(path));
+    let failed = |error: io::Error| Failure::caused_by(&what, &error);
     // With its capacity at once: to grow would leave copies in freed memory.
     let mut text = Zeroizing::new(String::with_capacity(2 * MOST));
     if path == "-" {

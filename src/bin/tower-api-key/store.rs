@@ -104,9 +104,16 @@ fn sqlite_url(url: &str, missing: Missing) -> Result<String, Failure> {
         let separator = if url.contains('?') { '&' } else { '?' };
         return Ok(format!("{url}{separator}mode=rw"));
     }
-    if !url.contains("://") && !Path::new(url).exists() {
-        let message = format!("there is no database {url}; `tower-api-key issue` would make it");
-        return Err(Failure::new(message));
+    // A scheme of something else is refused when it is opened; one letter is a drive of Windows.
+    let is_path = url
+        .split_once(':')
+        .is_none_or(|(scheme, _)| scheme.len() == 1);
+    if is_path && !Path::new(url).exists() {
+        // Not with the path: it may be a connection string with a password.
+        return Err(Failure::new(
+            "there is no file at the path that --store or DATABASE_URL names; \
+             `tower-api-key issue` would make it",
+        ));
     }
     Ok(url.to_owned())
 }

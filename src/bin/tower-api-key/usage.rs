@@ -2,12 +2,13 @@
 
 use clap::ValueEnum;
 use jiff::SignedDuration;
-use tower_api_key::{BucketSize, KeyId};
+use tower_api_key::{BucketSize, EventCursor, KeyId};
 
 use crate::Answer;
 use crate::failure::Failure;
 use crate::global::Global;
 use crate::json::{EventsBody, UsageBody};
+use crate::list;
 use crate::output::{Output, note};
 use crate::store::Missing;
 use crate::table::{Columns, or_dash};
@@ -90,15 +91,18 @@ pub(crate) async fn usage(
     Ok(Answer::Good)
 }
 
-/// Shows who did what to a key, oldest first
+/// Shows who did what to a key, newest first
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  tower-api-key events key_01JD8Z6V4M3T2R1Q0P9N8K7J6H")]
 pub(crate) struct EventsArgs {
     /// The key
     id: KeyId,
-    /// At most this many, the last ones
-    #[arg(long, value_name = "COUNT", default_value_t = 1_000)]
-    limit: u16,
+    /// At most this many
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = list::limit)]
+    limit: usize,
+    /// Only older events: the `next_cursor` of a page before
+    #[arg(long, value_name = "CURSOR")]
+    before: Option<EventCursor>,
 }
 
 pub(crate) async fn events(
@@ -107,13 +111,13 @@ pub(crate) async fn events(
     output: &mut Output,
 ) -> Result<Answer, Failure> {
     let keys = global.keys(Missing::Refuse).await?;
-    let events = keys.events(args.id, args.limit.into()).await?;
+    let page = keys.events(args.id, args.before, args.limit).await?;
     if output.is_json() {
-        output.json(&EventsBody::new(&events))?;
+        output.json(&EventsBody::new(&page))?;
         return Ok(Answer::Good);
     }
     let mut columns = Columns::new(["AT", "ACTION", "ACTOR"]);
-    for event in &events {
+    for event in &page.events {
         columns.row([
             event.at.to_string(),
             event.action.to_string(),
@@ -121,5 +125,9 @@ pub(crate) async fn events(
         ]);
     }
     columns.write(output)?;
+    if let Some(next) = page.next {
+        output.finish()?;
+        note(&format!("There are older ones: --before {next}"));
+    }
     Ok(Answer::Good)
 }

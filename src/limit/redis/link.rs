@@ -9,6 +9,7 @@ use redis::{Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::gate::Gate;
 use super::wire::{Question, Reply};
+use crate::redis_url::without_detail;
 
 /// The way to Redis: one connection that all calls share, or one to each node of a cluster.
 pub(super) struct Link {
@@ -42,7 +43,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 impl Link {
     pub(super) async fn to_server(url: &str) -> Result<Self, RedisError> {
-        let client = Client::open(url)?;
+        let client = Client::open(url).map_err(without_detail)?;
         let connection = ConnectionManager::new_with_config(client.clone(), config()).await?;
         Ok(Self {
             target: Target::Single(client.into()),
@@ -58,6 +59,7 @@ impl Link {
                 .max_retry_wait(20)
                 .connection_timeout(CONNECT)
                 .build()
+                .map_err(without_detail)
         };
         let clients = Cluster {
             calls: client(3)?,

@@ -12,6 +12,7 @@ mod replica;
 mod rows;
 mod schema;
 mod timestamptz;
+mod url;
 mod write;
 
 use std::fmt;
@@ -27,7 +28,8 @@ use self::notifications::Notifications;
 use self::replica::Replica;
 use self::schema::Schema;
 use super::{
-    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
+    EventCursor, EventPage, KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore,
+    StoreError, StoredKey,
 };
 use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
@@ -202,8 +204,13 @@ impl KeyRepository for PostgresStore {
         read::usage(&self.primary, &self.schema, id, from, to).await
     }
 
-    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
-        read::events(&self.primary, &self.schema, id, limit).await
+    async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, StoreError> {
+        read::events(&self.primary, &self.schema, id, before, limit).await
     }
 
     async fn take_credits(

@@ -1,5 +1,4 @@
 use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use tokio::time::timeout;
 use super::lease::Lease;
 use super::replica::Replica;
 use super::schema::Schema;
-use super::{PostgresStore, migrations};
+use super::{PostgresStore, migrations, url};
 use crate::store::StoreError;
 
 /// How a [`PostgresStore`] connects; made by [`PostgresStore::builder`].
@@ -163,14 +162,7 @@ impl PostgresBuilder {
     }
 
     fn options(&self, url: &str) -> Result<PgConnectOptions, StoreError> {
-        // sqlx takes any scheme. The URL is not repeated: there may be a password in it.
-        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err(StoreError::unavailable(
-                "no PostgreSQL database: give `postgres://user:password@host/database`",
-            ));
-        }
-        let mut options = PgConnectOptions::from_str(url)
-            .map_err(StoreError::unavailable)?
+        let mut options = url::options(url)?
             // Nothing here is a floating-point number, and PgBouncer refuses the parameter.
             .extra_float_digits(None);
         if options.get_application_name().is_none() {

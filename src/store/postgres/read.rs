@@ -9,9 +9,11 @@ use super::rows::{self, COLUMNS};
 use super::schema::Schema;
 use super::timestamptz::Timestamptz;
 use crate::key::KeyDigest;
-use crate::record::{Key, KeyEvent, KeyId, KeyStatus, UsageBucket};
+use crate::record::{Key, KeyId, KeyStatus, UsageBucket};
+use crate::store::page::cut_events;
 use crate::store::sql::columns::{id_text, saturating};
-use crate::store::{KeyFilter, KeyPage, StoreError, StoredKey};
+use crate::store::sql::listing::{self, Listed};
+use crate::store::{EventCursor, EventPage, KeyFilter, KeyPage, StoreError, StoredKey};
 
 const FIND: &str = "
 FROM {schema}.credentials AS c
@@ -48,7 +50,7 @@ pub(super) async fn key(
     let mut query = selected_keys(schema);
     query.push("id = ").push_bind(id.to_string());
     let mut keys = fetch_keys(pool, schema, query, 1).await?;
-    Ok(keys.pop())
+    keys.pop().map(|listed| listed.key).transpose()
 }
 
 pub(super) async fn page(
@@ -56,6 +58,19 @@ pub(super) async fn page(
     schema: &Schema,
     filter: &KeyFilter,
 ) -> Result<KeyPage, StoreError> {
+    // One more than the page has shows that there is another page.
+    let mut asked = filter.limit.saturating_add(1);
+    loop {
+        let rows = fetch_keys(pool, schema, fitting(schema, filter), asked).await?;
+        if let Some(page) = listing::page(rows, filter.limit, asked) {
+            return Ok(page);
+        }
+        asked = asked.saturating_mul(2);
+    }
+}
+
+/// The beginning of [`fetch_keys`]' query for the keys that fit.
+fn fitting(schema: &Schema, filter: &KeyFilter) -> QueryBuilder<Postgres> {
     let mut query = selected_keys(schema);
     query.push("TRUE");
     if let Some(owner) = &filter.owner {
@@ -72,15 +87,7 @@ pub(super) async fn page(
     if let Some(after) = filter.after {
         query.push(" AND id < ").push_bind(after.to_string());
     }
-    // One more than asked for tells whether there is a next page.
-    let mut keys = fetch_keys(pool, schema, query, filter.limit.saturating_add(1)).await?;
-    let has_more = keys.len() > filter.limit;
-    keys.truncate(filter.limit);
-    let last = keys.last().map(|key| key.record.id);
-    Ok(KeyPage {
-        keys,
-        next: last.filter(|_| has_more),
-    })
+    query
 }
 
 /// The same order of precedence as [`KeyRecord::status`](crate::record::KeyRecord::status).
@@ -122,7 +129,7 @@ async fn fetch_keys(
     schema: &Schema,
     mut query: QueryBuilder<Postgres>,
     limit: usize,
-) -> Result<Vec<Key>, StoreError> {
+) -> Result<Vec<Listed>, StoreError> {
     query
         .push(" ORDER BY id DESC LIMIT ")
         .push_bind(saturating(limit))
@@ -136,9 +143,12 @@ async fn fetch_keys(
         .await
         .map_err(StoreError::unavailable)?;
     lease.finish();
-    rows.chunk_by(|row, next| id_text(row) == id_text(next))
-        .map(key_of)
-        .collect()
+    let keys = rows.chunk_by(|row, next| id_text(row) == id_text(next));
+    let listed = keys.map(|rows| Listed {
+        id: id_text(&rows[0]),
+        key: key_of(rows),
+    });
+    Ok(listed.collect())
 }
 
 /// The key of `rows`, one for each of its credentials, or one without where it has none left.
@@ -178,25 +188,28 @@ pub(super) async fn usage(
 }
 
 const EVENTS: &str = "
-SELECT at, action, actor
+SELECT seq, at, action, actor
 FROM {schema}.events
-WHERE key_row = (SELECT key_row FROM {schema}.keys WHERE id = $1)
+WHERE key_row = (SELECT key_row FROM {schema}.keys WHERE id = $1) AND seq < $2
 ORDER BY seq DESC
-LIMIT $2";
+LIMIT $3";
 
 pub(super) async fn events(
     pool: &PgPool,
     schema: &Schema,
     id: KeyId,
+    before: Option<EventCursor>,
     limit: usize,
-) -> Result<Vec<KeyEvent>, StoreError> {
+) -> Result<EventPage, StoreError> {
     let mut lease = Lease::of(pool).await?;
     let rows = sqlx::query(AssertSqlSafe(schema.sql(EVENTS)))
         .bind(id.to_string())
-        .bind(saturating(limit))
+        .bind(saturating(before.map_or(u64::MAX, EventCursor::position)))
+        .bind(saturating(limit.saturating_add(1)))
         .fetch_all(&mut *lease)
         .await
         .map_err(StoreError::unavailable)?;
     lease.finish();
-    rows.iter().rev().map(|row| rows::event(row, id)).collect()
+    let events = rows.iter().map(|row| rows::event(row, id));
+    Ok(cut_events(events.collect::<Result<_, _>>()?, limit))
 }

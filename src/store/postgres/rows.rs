@@ -86,15 +86,17 @@ pub(super) fn bucket(row: &PgRow, id: KeyId) -> Result<UsageBucket, StoreError> 
     read().map_err(|source: UnreadableColumn| StoreError::corrupt(id, source))
 }
 
-/// An event of key `id`.
-pub(super) fn event(row: &PgRow, id: KeyId) -> Result<KeyEvent, StoreError> {
+/// An event of key `id`, and its position in the audit trail.
+pub(super) fn event(row: &PgRow, id: KeyId) -> Result<(u64, KeyEvent), StoreError> {
     let read = || {
-        Ok(KeyEvent {
+        let event = KeyEvent {
             key: id,
             at: time(row, "at")?,
             action: parsed(row, "action", |text: String| text.parse())?,
             actor: plain(row, "actor")?,
-        })
+        };
+        let position = parsed(row, "seq", |seq: i64| u64::try_from(seq))?;
+        Ok((position, event))
     };
     read().map_err(|source: UnreadableColumn| StoreError::corrupt(id, source))
 }

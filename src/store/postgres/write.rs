@@ -81,6 +81,19 @@ SET expires_at = $1
 FROM ending
 WHERE c.digest = ending.digest";
 
+/// Locks all of the key's credentials in their order, those too that [`END_CREDENTIALS`] locks next.
+const REMOVE_CREDENTIALS: &str = "
+WITH locked AS MATERIALIZED (
+    SELECT digest
+    FROM {schema}.credentials
+    WHERE key_row = $1
+    ORDER BY digest
+    FOR UPDATE
+)
+DELETE FROM {schema}.credentials AS c
+USING locked
+WHERE c.digest = locked.digest AND locked.digest = ANY ($2)";
+
 pub(super) async fn apply(
     pool: &PgPool,
     schema: &Schema,
@@ -121,6 +134,15 @@ async fn apply_to_credentials(
     key_row: i64,
     change: &KeyChange,
 ) -> Result<(), StoreError> {
+    if !change.remove_credentials.is_empty() {
+        let digests = change.remove_credentials.iter();
+        sqlx::query(AssertSqlSafe(schema.sql(REMOVE_CREDENTIALS)))
+            .bind(key_row)
+            .bind(column(digests, |digest| &digest.as_bytes()[..]))
+            .execute(&mut *connection)
+            .await
+            .map_err(StoreError::unavailable)?;
+    }
     if let Some(end) = change.end_credentials_at {
         sqlx::query(AssertSqlSafe(schema.sql(END_CREDENTIALS)))
             .bind(Timestamptz::from(end))

@@ -17,7 +17,8 @@ use jiff::Timestamp;
 use sqlx::SqlitePool;
 
 use super::{
-    KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
+    EventCursor, EventPage, KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore,
+    StoreError, StoredKey,
 };
 use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
@@ -52,7 +53,9 @@ impl SqliteStore {
     /// Opens a database, and makes the file where it is missing, but not its directory.
     ///
     /// `database` is a path (`keys.db`), a URL (`sqlite:keys.db`, with sqlx's query parameters),
-    /// or `sqlite::memory:` for a database that lives as long as this store and its clones.
+    /// or `sqlite::memory:` for a database that lives as long as this store and its clones. Any
+    /// other scheme, as in `postgresql:`, is refused rather than taken as the name of a file. A path
+    /// that begins with letters and a colon needs `sqlite:` or `./` before it.
     ///
     /// A file is put into WAL mode and synchronized on every commit. A write that another process
     /// blocks for five seconds fails.
@@ -170,8 +173,13 @@ impl KeyRepository for SqliteStore {
         read::usage(&self.readers, id, from, to).await
     }
 
-    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
-        read::events(&self.readers, id, limit).await
+    async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, StoreError> {
+        read::events(&self.readers, id, before, limit).await
     }
 
     async fn take_credits(

@@ -20,17 +20,23 @@ pub(super) fn options(database: &str) -> Result<SqliteConnectOptions, StoreError
             "no database: give a path, `sqlite:path` or `sqlite::memory:`",
         ));
     }
-    if let Some((scheme, _)) = database.split_once("://")
-        && scheme != "sqlite"
-    {
-        let reason = format!("a database of {scheme:?}: SQLite has `sqlite:path`");
-        return Err(StoreError::unavailable(reason));
+    if scheme(database).is_some_and(|scheme| scheme != "sqlite") {
+        // Not with any part of it: it may be a URL with a password.
+        return Err(StoreError::unavailable(
+            "no SQLite database: SQLite has `path`, `sqlite:path` and `sqlite::memory:`, and \
+             PostgreSQL `postgres://…`; a path with a colon needs `sqlite:` or `./` before it",
+        ));
     }
     let options = if in_memory(database) {
         // Private to its one connection, as SQLite's shared cache has locks of its own.
         SqliteConnectOptions::new().in_memory(true)
     } else if database.starts_with("sqlite:") {
-        let named = SqliteConnectOptions::from_str(database).map_err(StoreError::unavailable)?;
+        // Not with sqlx's error, which quotes values.
+        let named = SqliteConnectOptions::from_str(database).map_err(|_| {
+            StoreError::unavailable(
+                "the URL cannot be read: its parameters can be `mode`, `cache`, `immutable` and `vfs`",
+            )
+        })?;
         let chosen = database.split_once('?');
         let mode_is_chosen = chosen.is_some_and(|(_, query)| query.contains("mode="));
         if mode_is_chosen {
@@ -49,6 +55,18 @@ pub(super) fn options(database: &str) -> Result<SqliteConnectOptions, StoreError
         // In WAL mode `NORMAL` would leave the last commits to a power cut; a revocation that has
         // returned must not come undone.
         .synchronous(SqliteSynchronous::Full))
+}
+
+/// The scheme of `database` (RFC 3986 §3.1), if it has one. One letter is a drive of Windows.
+fn scheme(database: &str) -> Option<&str> {
+    let (scheme, _) = database.split_once(':')?;
+    let mut letters = scheme.bytes();
+    let begins_well = letters
+        .next()
+        .is_some_and(|first| first.is_ascii_alphabetic());
+    let goes_on_well =
+        letters.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+    (scheme.len() > 1 && begins_well && goes_on_well).then_some(scheme)
 }
 
 /// Whether the database has no file.
@@ -117,4 +135,29 @@ fn is_busy(error: &sqlx::Error) -> bool {
     // The low byte is the primary code, the rest tells kinds of busy apart.
     code.and_then(|code| code.parse::<u32>().ok())
         .is_some_and(|code| code & 0xff == SQLITE_BUSY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scheme_is_told_from_a_path() {
+        for (database, expected) in [
+            ("sqlite:keys.db", Some("sqlite")),
+            ("sqlite::memory:", Some("sqlite")),
+            ("postgresql:", Some("postgresql")),
+            ("postgres:user:password@host/keys", Some("postgres")),
+            ("mysql://host/keys", Some("mysql")),
+            ("keys.db", None),
+            (":memory:", None),
+            ("C:\\keys.db", None),
+            ("./a:b.db", None),
+            ("/srv/a:b.db", None),
+            ("a b:c.db", None),
+            ("1:2.db", None),
+        ] {
+            assert_eq!(scheme(database), expected, "{database}");
+        }
+    }
 }

@@ -6,9 +6,11 @@ use sqlx::{QueryBuilder, Sqlite, SqlitePool};
 
 use super::rows;
 use crate::key::KeyDigest;
-use crate::record::{Key, KeyEvent, KeyId, KeyStatus, UsageBucket};
+use crate::record::{Key, KeyId, KeyStatus, UsageBucket};
+use crate::store::page::cut_events;
 use crate::store::sql::columns::{id_text, micros, micros_from, saturating};
-use crate::store::{KeyFilter, KeyPage, StoreError, StoredKey};
+use crate::store::sql::listing::{self, Listed};
+use crate::store::{EventCursor, EventPage, KeyFilter, KeyPage, StoreError, StoredKey};
 
 const FIND: &str = "
 SELECT k.*,
@@ -42,10 +44,23 @@ pub(super) async fn key(pool: &SqlitePool, id: KeyId) -> Result<Option<Key>, Sto
     let mut query = selected_keys();
     query.push("id = ").push_bind(id.to_string());
     let mut keys = fetch_keys(pool, query, 1).await?;
-    Ok(keys.pop())
+    keys.pop().map(|listed| listed.key).transpose()
 }
 
 pub(super) async fn page(pool: &SqlitePool, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
+    // One more than the page has shows that there is another page.
+    let mut asked = filter.limit.saturating_add(1);
+    loop {
+        let rows = fetch_keys(pool, fitting(filter), asked).await?;
+        if let Some(page) = listing::page(rows, filter.limit, asked) {
+            return Ok(page);
+        }
+        asked = asked.saturating_mul(2);
+    }
+}
+
+/// The beginning of [`fetch_keys`]' query for the keys that fit.
+fn fitting(filter: &KeyFilter) -> QueryBuilder<Sqlite> {
     let mut query = selected_keys();
     query.push("TRUE");
     if let Some(owner) = &filter.owner {
@@ -62,15 +77,7 @@ pub(super) async fn page(pool: &SqlitePool, filter: &KeyFilter) -> Result<KeyPag
     if let Some(after) = filter.after {
         query.push(" AND id < ").push_bind(after.to_string());
     }
-    // One more than asked for tells whether there is a next page.
-    let mut keys = fetch_keys(pool, query, filter.limit.saturating_add(1)).await?;
-    let has_more = keys.len() > filter.limit;
-    keys.truncate(filter.limit);
-    let last = keys.last().map(|key| key.record.id);
-    Ok(KeyPage {
-        keys,
-        next: last.filter(|_| has_more),
-    })
+    query
 }
 
 /// The same order of precedence as [`KeyRecord::status`](crate::record::KeyRecord::status).
@@ -101,7 +108,7 @@ async fn fetch_keys(
     pool: &SqlitePool,
     mut query: QueryBuilder<Sqlite>,
     limit: usize,
-) -> Result<Vec<Key>, StoreError> {
+) -> Result<Vec<Listed>, StoreError> {
     query
         .push(" ORDER BY id DESC LIMIT ")
         .push_bind(saturating(limit))
@@ -121,9 +128,12 @@ ORDER BY k.id DESC, c.position",
         .fetch_all(pool)
         .await
         .map_err(StoreError::unavailable)?;
-    rows.chunk_by(|row, next| id_text(row) == id_text(next))
-        .map(key_of)
-        .collect()
+    let keys = rows.chunk_by(|row, next| id_text(row) == id_text(next));
+    let listed = keys.map(|rows| Listed {
+        id: id_text(&rows[0]),
+        key: key_of(rows),
+    });
+    Ok(listed.collect())
 }
 
 /// The key of `rows`, one for each of its credentials, or one without where it has none left.
@@ -160,22 +170,25 @@ pub(super) async fn usage(
 }
 
 const EVENTS: &str = "
-SELECT at, action, actor
+SELECT seq, at, action, actor
 FROM tower_api_key_events
-WHERE key_row = (SELECT key_row FROM tower_api_key_keys WHERE id = ?)
+WHERE key_row = (SELECT key_row FROM tower_api_key_keys WHERE id = ?) AND seq < ?
 ORDER BY seq DESC
 LIMIT ?";
 
 pub(super) async fn events(
     pool: &SqlitePool,
     id: KeyId,
+    before: Option<EventCursor>,
     limit: usize,
-) -> Result<Vec<KeyEvent>, StoreError> {
+) -> Result<EventPage, StoreError> {
     let rows = sqlx::query(EVENTS)
         .bind(id.to_string())
-        .bind(saturating(limit))
+        .bind(saturating(before.map_or(u64::MAX, EventCursor::position)))
+        .bind(saturating(limit.saturating_add(1)))
         .fetch_all(pool)
         .await
         .map_err(StoreError::unavailable)?;
-    rows.iter().rev().map(|row| rows::event(row, id)).collect()
+    let events = rows.iter().map(|row| rows::event(row, id));
+    Ok(cut_events(events.collect::<Result<_, _>>()?, limit))
 }

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 use super::credits;
+use crate::key::KeyDigest;
 use crate::record::{Credential, KeyEvent, KeyId, KeyRecord, UsageDelta};
 use crate::store::sql::columns::{micros, saturating};
 use crate::store::{KeyChange, StoreError};
@@ -81,6 +82,7 @@ pub(super) async fn apply(pool: &SqlitePool, change: &KeyChange) -> Result<bool,
     let Some(key_row) = updated else {
         return Ok(false);
     };
+    remove_credentials(&mut transaction, key_row, &change.remove_credentials).await?;
     if let Some(end) = change.end_credentials_at {
         sqlx::query(END_CREDENTIALS)
             .bind(micros(end))
@@ -96,6 +98,27 @@ pub(super) async fn apply(pool: &SqlitePool, change: &KeyChange) -> Result<bool,
     insert_event(&mut transaction, key_row, &change.event).await?;
     commit(transaction).await?;
     Ok(true)
+}
+
+const REMOVE_CREDENTIALS: &str = "
+DELETE FROM tower_api_key_credentials
+WHERE key_row = ? AND digest IN (SELECT unhex(value) FROM json_each(?))";
+
+async fn remove_credentials(
+    connection: &mut SqliteConnection,
+    key_row: i64,
+    digests: &[KeyDigest],
+) -> Result<(), StoreError> {
+    if digests.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(REMOVE_CREDENTIALS)
+        .bind(key_row)
+        .bind(json_text(&digests)?)
+        .execute(connection)
+        .await
+        .map_err(StoreError::unavailable)?;
+    Ok(())
 }
 
 const INSERT_CREDENTIAL: &str = "

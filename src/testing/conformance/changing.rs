@@ -198,6 +198,67 @@ pub(super) async fn an_end_is_set_and_never_moved_back(store: Store) {
     }
 }
 
+pub(super) async fn removed_credentials_are_gone_and_nothing_else(store: Store) {
+    const CONTRACT: &str =
+        "KeyChange::remove_credentials: those of the key are deleted, and nothing else";
+    let other = insert(&store, record()).await;
+    let mut key = insert(&store, record()).await;
+    for _ in 0..3 {
+        let mut rotation = change(&key.record);
+        rotation.end_credentials_at = Some(NOW);
+        rotation.add_credential = Some(credential());
+        key = changed(&key, &rotation);
+        assert!(
+            apply(&store, &rotation).await,
+            "KeyRepository::apply: it fits the version"
+        );
+    }
+    let (removed, unknown) = ([&key.credentials[0], &key.credentials[2]], credential());
+    let mut removal = change(&key.record);
+    removal.end_credentials_at = Some(NOW);
+    removal.add_credential = Some(credential());
+    removal.remove_credentials = [removed[0], removed[1], &other.credentials[0], &unknown]
+        .map(|credential| credential.digest)
+        .to_vec();
+
+    let mut stale = removal.clone();
+    stale.record.version += 1;
+    assert!(
+        !apply(&store, &stale).await,
+        "KeyRepository contract 4: a change of another version is not applied"
+    );
+    is_stored(&store, &key, CONTRACT).await;
+
+    let mut after = changed(&key, &removal);
+    after
+        .credentials
+        .retain(|credential| removed.iter().all(|gone| gone.digest != credential.digest));
+    assert!(
+        apply(&store, &removal).await,
+        "KeyRepository::apply: it fits the version"
+    );
+    is_stored(&store, &after, CONTRACT).await;
+    is_stored(&store, &other, CONTRACT).await;
+    for credential in removed {
+        assert_eq!(find(&store, &credential.digest).await, None, "{CONTRACT}");
+    }
+    assert_eq!(
+        actions(&store, key.record.id).await.len(),
+        5,
+        "{CONTRACT}: the events stay"
+    );
+
+    // The order of the credentials stays that of their making.
+    let mut rotation = change(&after.record);
+    rotation.end_credentials_at = Some(NOW);
+    rotation.add_credential = Some(credential());
+    assert!(
+        apply(&store, &rotation).await,
+        "KeyRepository::apply: it fits the version"
+    );
+    is_stored(&store, &changed(&after, &rotation), CONTRACT).await;
+}
+
 pub(super) async fn a_duplicate_credential_changes_nothing(store: Store) {
     let other = insert(&store, record()).await;
     let mut ended = credential();

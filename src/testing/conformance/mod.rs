@@ -62,6 +62,7 @@ pub async fn check<S: KeyRepository>(fresh: impl AsyncFn() -> S) {
     changing::a_stale_change_is_not_applied(store().await).await;
     changing::of_concurrent_changes_one_is_applied(store().await).await;
     changing::an_end_is_set_and_never_moved_back(store().await).await;
+    changing::removed_credentials_are_gone_and_nothing_else(store().await).await;
     changing::a_duplicate_credential_changes_nothing(store().await).await;
     changing::an_abandoned_change_is_whole_or_not_at_all(store().await).await;
 
@@ -75,7 +76,7 @@ pub async fn check<S: KeyRepository>(fresh: impl AsyncFn() -> S) {
     using::last_use_never_moves_back(store().await).await;
     using::what_does_not_exist_is_passed_over(store().await).await;
     using::a_range_is_half_open(store().await).await;
-    using::the_last_events_come_oldest_first(store().await).await;
+    using::events_come_by_pages_newest_first(store().await).await;
     using::an_unknown_key_has_nothing(store().await).await;
 }
 

@@ -68,12 +68,8 @@ pub(super) fn event(key: KeyId, action: EventAction) -> KeyEvent {
 pub(super) fn change(record: &KeyRecord) -> KeyChange {
     let mut record = record.clone();
     record.version += 1;
-    KeyChange {
-        event: event(record.id, EventAction::Updated),
-        record,
-        end_credentials_at: None,
-        add_credential: None,
-    }
+    let event = event(record.id, EventAction::Updated);
+    KeyChange::new(record, event)
 }
 
 pub(super) async fn insert(store: &Store, record: KeyRecord) -> Key {
@@ -107,9 +103,15 @@ pub(super) async fn key(store: &Store, id: KeyId) -> Option<Key> {
     key.expect("KeyRepository::get: a lookup has an answer")
 }
 
+/// All events of a key, oldest first.
 pub(super) async fn events(store: &Store, id: KeyId) -> Vec<KeyEvent> {
-    let events = store.events(id, usize::MAX).await;
-    events.expect("KeyRepository::events: a lookup has an answer")
+    let page = store.events(id, None, usize::MAX).await;
+    let page = page.expect("KeyRepository::events: a lookup has an answer");
+    assert_eq!(
+        page.next, None,
+        "KeyRepository::events: a page with all events is the last"
+    );
+    page.events.into_iter().rev().collect()
 }
 
 pub(super) async fn actions(store: &Store, id: KeyId) -> Vec<EventAction> {

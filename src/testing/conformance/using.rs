@@ -5,6 +5,7 @@ use super::sample::{
     NOW, apply, change, credential, events, find, insert, key, record, seconds_from_now,
 };
 use crate::record::{Credential, EventAction, Key, KeyId, UsageBucket, UsageDelta};
+use crate::store::EventPage;
 
 const ANSWERS: &str = "KeyRepository::usage: a lookup has an answer";
 
@@ -174,7 +175,7 @@ pub(super) async fn a_range_is_half_open(store: Store) {
     }
 }
 
-pub(super) async fn the_last_events_come_oldest_first(store: Store) {
+pub(super) async fn events_come_by_pages_newest_first(store: Store) {
     let mut record = insert(&store, record()).await.record;
     // One time for several events: only the order of writing tells them apart.
     for action in [
@@ -203,14 +204,45 @@ pub(super) async fn the_last_events_come_oldest_first(store: Store) {
         ],
         "KeyRepository::events: a key's own events, in the order in which they were written"
     );
-    for limit in 0..=all.len() + 1 {
-        let last = store.events(record.id, limit).await;
-        assert_eq!(
-            last.expect("KeyRepository::events: a lookup has an answer"),
-            all[all.len().saturating_sub(limit)..],
-            "KeyRepository::events: the last {limit}, oldest first"
-        );
+    let newest_first: Vec<_> = all.into_iter().rev().collect();
+    for limit in 1..=newest_first.len() + 1 {
+        let mut before = None;
+        for expected in newest_first.chunks(limit) {
+            let page = store.events(record.id, before, limit).await;
+            let page = page.expect("KeyRepository::events: a lookup has an answer");
+            assert_eq!(
+                page.events, expected,
+                "KeyRepository::events: {limit} on a page, newest first, before {before:?}"
+            );
+            let is_last = expected.last() == newest_first.last();
+            assert_eq!(
+                page.next.is_none(),
+                is_last,
+                "EventPage::next: it leads to older events, and there are none after {expected:?}"
+            );
+            before = page.next;
+        }
     }
+    let none = store.events(record.id, None, 0).await;
+    assert_eq!(
+        none.expect("KeyRepository::events: a lookup has an answer"),
+        EventPage::default(),
+        "KeyRepository::events: at most `limit` events"
+    );
+
+    // Writing goes on while somebody turns the pages.
+    let first = store.events(record.id, None, 2).await;
+    let first = first.expect("KeyRepository::events: a lookup has an answer");
+    assert!(
+        apply(&store, &change(&record)).await,
+        "KeyRepository::apply: it fits the version"
+    );
+    let second = store.events(record.id, first.next, 2).await;
+    assert_eq!(
+        second.map(|page| page.events).ok(),
+        Some(newest_first[2..4].to_vec()),
+        "KeyRepository::events: a page follows the one before it, whatever is written between"
+    );
 }
 
 pub(super) async fn an_unknown_key_has_nothing(store: Store) {

@@ -1,7 +1,7 @@
 //! Finding a key among many, on any screen.
 
 use serde_json::json;
-use tower_api_key::{KeyFilter, NewKey};
+use tower_api_key::{KeyFilter, KeyUpdate, NewKey};
 
 use super::Service;
 use super::browser::Browser;
@@ -106,4 +106,82 @@ async fn it_fits_a_phone() {
             .await;
         browser.click("dialog[open] [data-close]").await;
     }
+}
+
+#[tokio::test]
+async fn older_events_come_page_by_page() {
+    let service = Service::start().await;
+    let id = service.issue(NewKey::named("busy")).await.key().record.id;
+    for name in 0..150 {
+        let update = KeyUpdate::new().name(format!("busy {name}"));
+        service.keys.update(id, update).await.unwrap();
+    }
+    let browser = service.signed_in().await;
+    browser.open(&format!("{}#{id}", service.page)).await;
+    let count =
+        |events: usize| format!("document.querySelectorAll('#events li').length === {events}");
+    browser.until(&count(100)).await;
+    browser.click("#older-events").await;
+    browser.until(&count(151)).await;
+    browser.until("!$('older-events')").await;
+    browser.sees("#events li:last-child", "Issued").await;
+    // The reader goes on where the new ones begin.
+    browser
+        .until("document.activeElement === document.querySelectorAll('#events li')[100]")
+        .await;
+}
+
+/// Lets the page see other answers of the API than there are.
+async fn answers(browser: &Browser, method: &str, path: &str, members: serde_json::Value) {
+    let changed = format!(
+        "const real = window.fetch;
+         window.fetch = async (url, options) => {{
+           const answer = await real(url, options);
+           if (options.method !== '{method}' || !String(url).includes('{path}')) return answer;
+           const body = {{ ...(await answer.json()), ...{members} }};
+           return new Response(JSON.stringify(body), answer);
+         }}"
+    );
+    browser
+        .eval(&format!("(() => {{ {changed}; return true; }})()"))
+        .await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_named_above_the_list() {
+    let service = Service::start().await;
+    let browser = service.signed_in().await;
+    browser.sees("#list-body", "root").await;
+    let unreadable = json!({
+        "unreadable": [{ "id": "key_torn", "detail": "column `scopes` cannot be read" }],
+    });
+    answers(&browser, "GET", "/keys?", unreadable).await;
+    browser.eval("loadList()").await;
+    browser
+        .sees("#list-body .failure", "1 stored key cannot be read")
+        .await;
+    browser
+        .sees("#list-body .failure", "key_torn column `scopes`")
+        .await;
+    browser.sees("#list-body table", "root").await;
+}
+
+#[tokio::test]
+async fn a_change_that_is_not_propagated_is_no_plain_success() {
+    let service = Service::start().await;
+    let id = service.issue(NewKey::named("leaked")).await.key().record.id;
+    let browser = service.signed_in().await;
+    browser.open(&format!("{}#{id}", service.page)).await;
+    browser.sees("#key-title", "leaked").await;
+    let members = json!({ "propagated": false });
+    answers(&browser, "DELETE", "/keys/", members).await;
+    browser.click("#do-revoke").await;
+    browser.click("#confirm-submit").await;
+    browser
+        .sees(
+            "#notice",
+            "The key is revoked. Other servers could not be notified",
+        )
+        .await;
+    browser.until("$('notice').dataset.kind === 'failed'").await;
 }

@@ -6,9 +6,9 @@ use axum::http::Method;
 use jiff::Timestamp;
 use serde_json::json;
 use tower_api_key::{
-    ApiKeyLayer, Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyChange, KeyDigest,
-    KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, KeyUpdate,
-    MemoryStore, ScopeSet, StoreError, StoredKey, UsageBucket, UsageDelta, admin,
+    ApiKeyLayer, Credential, CreditBalance, CreditGrant, CreditReturn, EventCursor, EventPage, Key,
+    KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore,
+    KeyUpdate, MemoryStore, ScopeSet, StoreError, StoredKey, UsageBucket, UsageDelta, admin,
 };
 
 use super::{Admin, Answer, issue, path};
@@ -195,8 +195,13 @@ impl KeyRepository for Overtaken {
         self.inner.usage(id, from, to).await
     }
 
-    async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
-        self.inner.events(id, limit).await
+    async fn events(
+        &self,
+        id: KeyId,
+        before: Option<EventCursor>,
+        limit: usize,
+    ) -> Result<EventPage, StoreError> {
+        self.inner.events(id, before, limit).await
     }
 
     async fn take_credits(

@@ -1,8 +1,10 @@
 use std::time::Duration;
 
+use async_trait::async_trait;
 use serde_json::{Value, json};
+use tower_api_key::{ApiKeys, BusError, Invalidation, InvalidationBus, MemoryStore, Subscription};
 
-use super::{Admin, path};
+use super::{Admin, issue, path};
 
 async fn issued(admin: &Admin, body: Value) -> Value {
     admin.post("/admin/keys", body).await.with(201)["key"].take()
@@ -168,4 +170,79 @@ async fn the_last_use_of_a_key_is_that_of_any_credential() {
         rotated["key"]["credentials"][1]["last_used_at"],
         json!(null)
     );
+}
+
+#[tokio::test]
+async fn a_rotation_beyond_twenty_live_secrets_is_a_conflict() {
+    let admin = Admin::new().await;
+    let (id, _) = issue(&admin.keys, &[]).await;
+    let rotate = format!("{}/rotate", path(id));
+    let grace = |seconds: u32| json!({"grace_seconds": seconds});
+    for _ in 1..20 {
+        admin.post(&rotate, grace(60)).await.with(201);
+    }
+    let refused = admin.post(&rotate, grace(60)).await.with(409);
+    assert_eq!(refused["code"], "conflict");
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("20 live secrets"), "{detail}");
+    let rotated = admin.post(&rotate, grace(0)).await.with(201);
+    assert_eq!(rotated["key"]["credentials"].as_array().unwrap().len(), 21);
+}
+
+/// A bus that is there to listen to, and takes nothing.
+#[derive(Debug)]
+struct Mute;
+
+#[async_trait]
+impl InvalidationBus for Mute {
+    async fn subscribe(&self) -> Result<Box<dyn Subscription>, BusError> {
+        std::future::pending().await
+    }
+
+    async fn publish(&self, _: &Invalidation) -> Result<(), BusError> {
+        Err(BusError::new("the test says so"))
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_others_could_not_be_notified_of_says_so() {
+    for is_cut_off in [false, true] {
+        let builder = ApiKeys::builder(MemoryStore::new());
+        let admin = if is_cut_off {
+            Admin::of(builder.bus(Mute)).await
+        } else {
+            Admin::of(builder).await
+        };
+        let (id, _) = issue(&admin.keys, &[]).await;
+        let path = path(id);
+        let propagated = if is_cut_off {
+            json!(false)
+        } else {
+            Value::Null
+        };
+        let issued = admin.post("/admin/keys", json!({"name": "n"})).await;
+        let answers = [
+            issued.with(201),
+            admin.patch(&path, json!({"name": "m"})).await.with(200),
+            admin
+                .patch(&path, json!({"enabled": false}))
+                .await
+                .with(200),
+            admin.patch(&path, json!({"enabled": true})).await.with(200),
+            admin
+                .post(&format!("{path}/rotate"), json!({"grace_seconds": 0}))
+                .await
+                .with(201),
+            admin.delete(&path).await.with(200),
+            // Again changes nothing, and the others do not know it yet.
+            admin.delete(&path).await.with(200),
+        ];
+        for answer in answers {
+            assert_eq!(answer["propagated"], propagated, "{answer}");
+            assert_eq!(answer["key"]["propagated"], Value::Null, "{answer}");
+        }
+        let shown = admin.get(&path).await.with(200);
+        assert_eq!(shown["status"], "revoked");
+        assert!(shown.get("propagated").is_none(), "{shown}");
+    }
 }

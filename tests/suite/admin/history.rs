@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use axum::http::Method;
 use serde_json::json;
-use tower_api_key::{Attempt, Requirements};
+use tower_api_key::{Attempt, KeyUpdate, Requirements};
 
 use super::{Admin, issue, path};
 
@@ -94,7 +94,7 @@ async fn the_shape_of_usage_and_events_is_the_contracts() {
     let events = admin.get(&(path(admin.root_id) + "/events")).await;
     assert_eq!(
         events.text,
-        r#"{"events":[{"at":"2026-11-23T10:00:00Z","action":"issued","actor":null}]}"#
+        r#"{"events":[{"at":"2026-11-23T10:00:00Z","action":"issued","actor":null}],"next_cursor":null}"#
     );
 }
 
@@ -138,29 +138,72 @@ async fn every_change_is_an_event_with_its_actor() {
     assert_eq!(
         admin.get(&(path + "/events")).await.with(200),
         json!({"events": [
-            {"at": first, "action": "issued", "actor": root},
-            {"at": then, "action": "updated", "actor": other},
-            {"at": then, "action": "disabled", "actor": other},
-            {"at": then, "action": "enabled", "actor": root},
-            {"at": then, "action": "rotated", "actor": root},
             {"at": then, "action": "revoked", "actor": other},
-        ]})
+            {"at": then, "action": "rotated", "actor": root},
+            {"at": then, "action": "enabled", "actor": root},
+            {"at": then, "action": "disabled", "actor": other},
+            {"at": then, "action": "updated", "actor": other},
+            {"at": first, "action": "issued", "actor": root},
+        ], "next_cursor": null})
     );
 }
 
 #[tokio::test]
-async fn the_last_thousand_events_are_told() {
+async fn events_are_paged_newest_first_down_to_the_first() {
     let admin = Admin::new().await;
     let (id, _) = issue(&admin.keys, &[]).await;
-    for on in 0..1_000 {
-        admin
-            .patch(&path(id), json!({"enabled": on % 2 == 1}))
-            .await
-            .with(200);
+    let rotation = json!({"grace_seconds": 60});
+    admin
+        .post(&format!("{}/rotate", path(id)), rotation)
+        .await
+        .with(201);
+    for name in 0..1_001 {
+        let update = KeyUpdate::new().name(name.to_string());
+        admin.keys.update(id, update).await.unwrap();
     }
-    let events = admin.get(&(path(id) + "/events")).await.with(200);
-    let events = events["events"].as_array().unwrap();
-    assert_eq!(events.len(), 1_000);
-    assert_eq!(events[0]["action"], "disabled", "`issued` has fallen off");
-    assert_eq!(events[999]["action"], "enabled");
+    let page = async |query: &str| {
+        let page = admin.get(&format!("{}/events{query}", path(id))).await;
+        let page = page.with(200);
+        let events = page["events"].as_array().unwrap().iter();
+        let actions: Vec<_> = events
+            .map(|event| event["action"].as_str().unwrap().to_owned())
+            .collect();
+        (actions, page["next_cursor"].as_str().map(str::to_owned))
+    };
+    assert_eq!(page("").await.0.len(), 100, "unless `limit` says otherwise");
+    let (newest, next) = page("?limit=1000").await;
+    assert!(newest.len() == 1_000 && newest.iter().all(|action| action == "updated"));
+    let (older, none) = page(&format!("?before={}", next.unwrap())).await;
+    assert_eq!(older, ["updated", "rotated", "issued"]);
+    assert_eq!(none, None);
+
+    // A page follows the one before it, whatever happens between.
+    let (first, next) = page("?limit=2").await;
+    admin
+        .patch(&path(id), json!({"enabled": false}))
+        .await
+        .with(200);
+    let (second, _) = page(&format!("?limit=1000&before={}", next.unwrap())).await;
+    assert_eq!((first.len(), second.len()), (2, 1_000));
+    let (renamed, rotated) = second.split_at(999);
+    assert!(renamed.iter().all(|action| action == "updated"));
+    assert_eq!(rotated, ["rotated"]);
+    assert_eq!(page("?limit=1").await.0, ["disabled"]);
+    assert_eq!(page("?before=0").await, (Vec::new(), None));
+
+    for (query, field) in [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=x", "limit"),
+        ("limit=1&limit=1", "limit"),
+        ("before=", "before"),
+        ("before=-1", "before"),
+        ("before=key_x", "before"),
+        ("before=99999999999999999999", "before"),
+        ("after=1", "after"),
+        ("cursor=1", "cursor"),
+    ] {
+        let refused = admin.get(&format!("{}/events?{query}", path(id))).await;
+        assert_eq!(refused.problem(400, "invalid_request"), field, "{query}");
+    }
 }

@@ -1,6 +1,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use sqlx::SqlitePool;
+use tower_api_key::SqliteStore;
 
 use super::Admin;
 
@@ -140,4 +142,57 @@ async fn a_bad_parameter_is_named() {
         );
         assert_eq!(field.problem(400, "invalid_request"), parameter, "{query}");
     }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_named_and_hides_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.db");
+    let store = SqliteStore::open(path.to_str().unwrap()).await.unwrap();
+    let admin = Admin::over(store).await;
+    let mut ids = Vec::new();
+    for name in ["good", "torn", "budget"] {
+        admin.clock.advance(Duration::from_secs(1));
+        let new = json!({"name": name, "credits": {"remaining": 5}});
+        let id = admin.post("/admin/keys", new).await.with(201)["key"]["id"].take();
+        ids.push(id.as_str().unwrap().to_owned());
+    }
+    let pool = SqlitePool::connect(path.to_str().unwrap()).await.unwrap();
+    for statement in [
+        "UPDATE tower_api_key_keys SET limits = '[\"hunter2\"]' WHERE name = 'torn'",
+        "UPDATE tower_api_key_credits SET begun_at = 9223372036854775807
+         WHERE key_row = (SELECT key_row FROM tower_api_key_keys WHERE name = 'budget')",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
+
+    let answer = admin.get("/admin/keys").await;
+    assert!(!answer.text.contains("hunter2"), "{answer:?}");
+    let page = answer.with(200);
+    assert_eq!(names(&page), ["good", "made before"]);
+    assert_eq!(page["keys"][0]["credits"]["remaining"], 5);
+    assert_eq!(
+        page["unreadable"],
+        json!([
+            {"id": ids[2], "detail": "column `begun_at` cannot be read"},
+            {"id": ids[1], "detail": "column `limits` cannot be read"},
+        ])
+    );
+    // Alone, it is what the store cannot answer.
+    let torn = admin.get(&super::path(&ids[1])).await;
+    torn.problem(503, "unavailable");
+    // A page by page listing gets past them.
+    let mut listed = Vec::new();
+    let mut path = "/admin/keys?limit=1".to_owned();
+    loop {
+        let page = admin.get(&path).await.with(200);
+        listed.extend(names(&page).into_iter().map(str::to_owned));
+        let Some(cursor) = page["next_cursor"].as_str() else {
+            break;
+        };
+        path = format!("/admin/keys?limit=1&cursor={cursor}");
+    }
+    assert_eq!(listed, ["good", "made before"]);
+    let whole = Admin::new().await.get("/admin/keys").await.with(200);
+    assert!(whole.get("unreadable").is_none(), "{whole}");
 }

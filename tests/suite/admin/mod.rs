@@ -16,7 +16,9 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::Value;
 use tower::ServiceExt;
 use tower_api_key::testing::ManualClock;
-use tower_api_key::{ApiKeys, KeyFormat, KeyId, KeyRepository, MemoryStore, NewKey, admin};
+use tower_api_key::{
+    ApiKeys, Builder, KeyFormat, KeyId, KeyRepository, MemoryStore, NewKey, admin,
+};
 
 use crate::openapi::assert_documented;
 
@@ -37,8 +39,12 @@ impl Admin {
     }
 
     async fn over(store: impl KeyRepository + Clone) -> Self {
+        Self::of(ApiKeys::builder(store)).await
+    }
+
+    async fn of(builder: Builder<impl KeyRepository>) -> Self {
         let clock = ManualClock::new("2026-11-23T10:00:00Z".parse().unwrap());
-        let keys = ApiKeys::builder(store)
+        let keys = builder
             .format(KeyFormat::new("sk").prefix("pk"))
             .clock(clock.clone())
             .build();

@@ -85,7 +85,7 @@ async fn csv_and_json_lines_carry_all_of_a_key() {
     assert_eq!(one.record.allowed_addresses.len(), 2);
     assert_eq!(one.record.credits.map(|plan| plan.granted), Some(500));
     assert_eq!(one.credential.start, "leg");
-    let events = store.events(one.record.id, 10).await.unwrap();
+    let events = store.events(one.record.id, None, 10).await.unwrap().events;
     assert_eq!((events.len(), events[0].action.as_str()), (1, "imported"));
     assert_eq!(events[0].actor.as_deref(), Some("migration"));
     // A server that accepts them lets them in.
@@ -177,6 +177,95 @@ fn bad_lines_of_json_are_told_too() {
 }
 
 #[test]
+fn a_plaintext_key_in_a_wrong_column_is_not_printed() {
+    // Neither a key of this service nor an older one of any form.
+    for secret in [
+        "sk_live_Vyc7hunter2Vyc7hunter2Vyc7hunter2Vyc7hunter2V",
+        "Hunter2!",
+    ] {
+        let shell = Shell::new();
+        let mut columns = "digest,name,owner,prefix,environment,scopes,limits,credits,refill,\
+                           expires_at,metadata,allowed_addresses,start"
+            .split(',')
+            .collect::<Vec<_>>();
+        let mut csv = format!("{}\n", columns.join(","));
+        let mut json = String::new();
+        let long = secret.repeat(50);
+        for number in 0..columns.len() {
+            for cell in [
+                secret,
+                &long,
+                &format!("{secret}=1/1s"),
+                &format!("[\"\"{secret}\"\"]"),
+            ] {
+                let mut cells = vec![String::new(); columns.len()];
+                cells[0] = digest(&format!("{number}"));
+                cells[1] = "x".to_owned();
+                cells[number] = format!("\"{cell}\"");
+                writeln!(csv, "{}", cells.join(",")).unwrap();
+            }
+        }
+        columns.push("metadata");
+        for column in columns {
+            for value in [
+                json!(secret),
+                json!([secret]),
+                json!({secret: secret}),
+                json!({"name": secret, "quota": secret}),
+                json!([{"name": secret, "quota": 1, "window_seconds": 1}]),
+                json!({"remaining": 1, "refill": {"amount": 1, "every": secret}}),
+                json!({"plan": [secret]}),
+            ] {
+                let mut line = json!({"digest": digest("d"), "name": "x"});
+                line[column] = value;
+                writeln!(json, "{line}").unwrap();
+            }
+        }
+        for line in [
+            json!({"digest": digest("d"), "name": "x", secret: 1}).to_string(),
+            format!("{{\"digest\": \"{secret}\", \"name\": \"x\"}}{secret}"),
+            format!("{{\"digest\": {secret}}}"),
+            secret.to_owned(),
+        ] {
+            writeln!(json, "{line}").unwrap();
+        }
+        for text in [csv, json, format!("{secret},{secret}\n")] {
+            for arguments in [&["import", "-"][..], &["import", "-", "--json"]] {
+                let said = shell.feed(arguments, &text);
+                assert_ne!(said.code, Some(0), "{}", said.stdout);
+                for told in [&said.stdout, &said.stderr] {
+                    assert!(!told.contains(secret), "{secret} in {told}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_secret_in_the_place_of_a_path_is_not_printed() {
+    let shell = Shell::new();
+    let (secret, id) = shell.issue(&["x"]);
+    let named = shell.file(&format!("{secret}/.env"), &secret);
+    for arguments in [
+        &["verify", "--secret-file", &secret][..],
+        &["verify", &secret],
+        &["scan", &secret],
+        &["scan", "."],
+        &["scan", ".", "--json"],
+        &["scan", &named],
+        &["show", &secret],
+        &["revoke", &id, &secret],
+        &["rotate", &id, "--grace", &secret],
+    ] {
+        let said = shell.run(arguments);
+        assert_ne!(said.code, Some(0), "{arguments:?}");
+        for told in [&said.stdout, &said.stderr] {
+            assert!(!told.contains(&secret), "{arguments:?}: {told}");
+        }
+    }
+}
+
+#[test]
 fn what_names_no_columns_is_refused_before_anything_is_done() {
     let shell = Shell::new();
     for (text, complaint) in [
@@ -257,6 +346,7 @@ async fn goes_on_where_it_was(shell: &Shell, store: &dyn KeyRepository) {
         let digest: KeyDigest = format!("{n:064x}").parse().unwrap();
         let found = store.find(&digest).await.unwrap().unwrap();
         assert_eq!(found.record.name, format!("key {n}"));
-        assert_eq!(store.events(found.record.id, 10).await.unwrap().len(), 1);
+        let events = store.events(found.record.id, None, 10).await.unwrap();
+        assert_eq!(events.events.len(), 1);
     }
 }

@@ -258,14 +258,25 @@ fn goes_through_its_life(shell: &Shell) {
         })
         .collect();
     let expected = [
-        "alice issued",
-        "cli rotated",
-        "cli rotated",
-        "cli disabled",
-        "cli enabled",
         "cli revoked",
+        "cli enabled",
+        "cli disabled",
+        "cli rotated",
+        "cli rotated",
+        "alice issued",
     ];
     assert_eq!(events, expected);
+    let newest = shell.json(&["events", &id, "--limit", "4"]);
+    let next = newest["next_cursor"].as_str().unwrap();
+    let older = shell.json(&["events", &id, "--before", next]);
+    assert_eq!(older["events"].as_array().unwrap().len(), 2);
+    assert_eq!(older["next_cursor"], Value::Null);
+    let table = shell.run(&["events", &id, "--limit", "4"]);
+    assert!(
+        table.is(0).stderr.contains(&format!("--before {next}")),
+        "{}",
+        table.stderr
+    );
     let table = shell.run(&["show", &id]);
     assert!(table.is(0).stdout.contains("revoked"), "{}", table.stdout);
 }
@@ -412,4 +423,35 @@ async fn a_pepper_goes_into_the_digest() {
             .stdout
             .contains("unknown")
     );
+}
+
+#[tokio::test]
+async fn a_listing_names_what_cannot_be_read() {
+    let shell = Shell::new();
+    let (_, torn) = shell.issue(&["torn"]);
+    let (_, budget) = shell.issue(&["budget", "--credits", "7"]);
+    shell.issue(&["good", "--credits", "7"]);
+    let pool = sqlx::SqlitePool::connect(&shell.url).await.unwrap();
+    for statement in [
+        "UPDATE tower_api_key_keys SET scopes = '[\"hunter 2\"]' WHERE name = 'torn'",
+        "UPDATE tower_api_key_credits SET begun_at = 9223372036854775807
+         WHERE key_row = (SELECT key_row FROM tower_api_key_keys WHERE name = 'budget')",
+    ] {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    }
+    let table = shell.run(&["list"]);
+    let named = format!("error: key {torn} cannot be read: column `scopes` cannot be read");
+    assert_eq!(table.is(1).stderr.trim_end(), named);
+    assert!(table.stdout.contains("good"), "{}", table.stdout);
+    let json = shell.run(&["list", "--json"]);
+    let page: Value = serde_json::from_str(&json.is(1).stdout).unwrap();
+    assert_eq!(page["keys"].as_array().unwrap().len(), 1);
+    assert_eq!(page["keys"][0]["name"], "good");
+    let unreadable = page["unreadable"].as_array().unwrap();
+    let ids: Vec<_> = unreadable
+        .iter()
+        .map(|key| key["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, [torn, budget]);
+    assert!(!json.stdout.contains("hunter"), "{}", json.stdout);
 }

@@ -70,6 +70,14 @@ fn an_error_is_one_line_with_a_next_step() {
             "is the URL right?",
         ),
         (garbage.as_str(), "is the path right?"),
+        ("postgres:user:hunter2@localhost/keys", "postgres://…"),
+        ("postgresql:", "postgres://…"),
+        ("hunter2://", "SQLite has"),
+        ("host=localhost password=hunter2", "would make it"),
+        (
+            "postgres://user@localhost/keys?sslmode=hunter2",
+            "parameters",
+        ),
     ] {
         let mut command = shell.command(&["show", id]);
         command.env("DATABASE_URL", url);
@@ -86,9 +94,14 @@ fn an_error_is_one_line_with_a_next_step() {
         );
         assert!(!stderr.contains("hunter2"), "{stderr}");
     }
-    assert!(
-        !shell.path("typo.db").exists(),
-        "a slip of the pen makes no database"
+    let mut issue = shell.command(&["issue", "x"]);
+    issue.env("DATABASE_URL", "postgresql:");
+    assert!(said(issue).is(2).stderr.contains("postgres://…"));
+    let made: Vec<_> = shell.directory.path().read_dir().unwrap().collect();
+    assert_eq!(
+        made.len(),
+        1,
+        "a slip of the pen makes no database: {made:?}"
     );
     shell.issue(&["billing"]);
     let said = shell.run(&["show", id]);

@@ -30,10 +30,10 @@ async fn a_top_up_works_at_once() {
         }
         assert!(!admits(&bench.keys, &text, 1).await);
     }
-    let events = bench.keys.events(id, 10).await.unwrap();
+    let events = bench.keys.events(id, None, 10).await.unwrap().events;
     let actions: Vec<_> = events.iter().map(|event| event.action).collect();
     let updated = EventAction::Updated;
-    assert_eq!(actions, [EventAction::Issued, updated, updated, updated]);
+    assert_eq!(actions, [updated, updated, updated, EventAction::Issued]);
 }
 
 #[tokio::test]

@@ -156,10 +156,6 @@ fn quoted(name: &str) -> String {
 fn update(key: &Key) -> KeyChange {
     let mut record = key.record.clone();
     record.version += 1;
-    KeyChange {
-        event: event(record.id),
-        record,
-        end_credentials_at: None,
-        add_credential: None,
-    }
+    let event = event(record.id);
+    KeyChange::new(record, event)
 }

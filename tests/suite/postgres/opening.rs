@@ -266,6 +266,28 @@ async fn a_role_that_may_only_read_and_write_can_open_what_exists() {
 }
 
 #[tokio::test]
+async fn no_error_of_a_url_quotes_it() {
+    for url in [
+        "postgres:user:hunter2@localhost/keys",
+        "postgres:/user:hunter2@localhost/keys",
+        "postgre://user:hunter2@localhost/keys",
+        "postgres://user:hunter2#@localhost/keys",
+        "postgres://user:hunter2@localhost:port/keys",
+        "postgres://user@localhost/keys?sslmode=hunter2",
+        "postgres://user@localhost/keys?password=hunter2&hostaddr=hunter2",
+        "hunter2",
+    ] {
+        let refused = PostgresStore::connect(url).await.unwrap_err();
+        let told = format!("{refused} {refused:?}");
+        assert!(!told.contains("hunter2"), "{url}: {told}");
+        let with_replica = PostgresStore::builder().replica(url);
+        let refused = with_replica.connect(&super::url()).await.unwrap_err();
+        let told = format!("{refused} {refused:?}");
+        assert!(!told.contains("hunter2"), "replica {url}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn debug_shows_no_password() {
     let builder = PostgresStore::builder().replica("postgres://user:hunter2@replica/keys");
     assert!(!format!("{builder:?}").contains("hunter2"), "{builder:?}");

@@ -30,7 +30,8 @@ async fn after_a_connection_was_ended_the_next_call_works() {
     end_connections(&pool).await;
     assert!(store.apply(&update(&key)).await.unwrap());
     end_connections(&pool).await;
-    assert_eq!(store.events(key.record.id, 9).await.unwrap().len(), 2);
+    let events = store.events(key.record.id, None, 9).await.unwrap();
+    assert_eq!(events.events.len(), 2);
 }
 
 async fn end_connections(pool: &PgPool) {

@@ -42,7 +42,7 @@ async fn lookups_ask_the_replica_and_everything_else_the_primary() {
         store.list(&all).await.unwrap(),
         on_primary.list(&all).await.unwrap()
     );
-    assert_eq!(store.events(id, 9).await.unwrap().len(), 2);
+    assert_eq!(store.events(id, None, 9).await.unwrap().events.len(), 2);
 }
 
 #[tokio::test]

@@ -48,7 +48,8 @@ async fn of_changes_by_several_instances_one_is_applied() {
             winner.add_credential.map(|added| added.digest)
         );
     }
-    let events = instances[0].events(key.record.id, 100).await.unwrap();
+    let events = instances[0].events(key.record.id, None, 100).await;
+    let events = events.unwrap().events;
     assert_eq!(events.len(), 21);
 }
 

@@ -27,7 +27,7 @@ async fn nothing_revoked_comes_back() {
         }
         // Again is no change, and no second event.
         assert_eq!(keys.revoke(id).await.unwrap(), revoked);
-        assert_eq!(keys.get(id).await.unwrap(), revoked);
+        assert_eq!(keys.get(id).await.unwrap(), *revoked);
         let expected = [EventAction::Issued, EventAction::Revoked];
         assert_eq!(actions(&keys, id).await, expected);
         let outcome = verify(keys.verifier(), issued.secret().expose()).await;

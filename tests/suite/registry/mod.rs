@@ -44,7 +44,8 @@ fn kind<T>(outcome: Result<T, KeyError>) -> KeyErrorKind {
     }
 }
 
+/// Oldest first.
 async fn actions(keys: &ApiKeys, id: KeyId) -> Vec<EventAction> {
-    let events = keys.events(id, 100).await.unwrap();
-    events.iter().map(|event| event.action).collect()
+    let page = keys.events(id, None, 100).await.unwrap();
+    page.events.iter().rev().map(|event| event.action).collect()
 }

@@ -47,25 +47,33 @@ async fn what_is_returned_is_what_is_stored() {
                     .key()
                     .clone(),
                 1 => keys.rotate(id, Duration::MAX).await.unwrap().key().clone(),
-                2 => keys.update(id, update.name("other")).await.unwrap(),
-                3 => keys.update(id, update.expires_at(None)).await.unwrap(),
-                4 => keys.disable(id).await.unwrap(),
-                5 => keys.enable(id).await.unwrap(),
-                _ => keys.revoke(id).await.unwrap(),
+                2 => keys
+                    .update(id, update.name("other"))
+                    .await
+                    .unwrap()
+                    .into_key(),
+                3 => keys
+                    .update(id, update.expires_at(None))
+                    .await
+                    .unwrap()
+                    .into_key(),
+                4 => keys.disable(id).await.unwrap().into_key(),
+                5 => keys.enable(id).await.unwrap().into_key(),
+                _ => keys.revoke(id).await.unwrap().into_key(),
             };
             assert_eq!(changed.record.version, 2 + change);
             assert_eq!(keys.get(id).await.unwrap(), changed);
             assert_whole_microseconds(&changed);
         }
         let digest = KeyDigest::sha256("imported");
-        let imported = keys.import(new, digest, "imp").await.unwrap();
+        let imported = keys.import(new, digest, "imp").await.unwrap().into_key();
         assert_eq!(keys.get(imported.record.id).await.unwrap(), imported);
         assert!(imported.credentials[0].imported);
 
         let page = keys.list(&KeyFilter::default()).await.unwrap();
         assert_eq!(page.keys.len(), 2);
         assert_eq!(page.keys[0], imported, "newest first");
-        for event in keys.events(id, 100).await.unwrap() {
+        for event in keys.events(id, None, 100).await.unwrap().events {
             assert_eq!(event.at.as_nanosecond() % 1_000, 0);
         }
         let missing = KeyId::generate(keys.now());
@@ -76,7 +84,7 @@ async fn what_is_returned_is_what_is_stored() {
             kind(keys.rotate(missing, DAY).await),
             kind(keys.revoke(missing).await),
             kind(keys.disable(missing).await),
-            kind(keys.events(missing, 1).await),
+            kind(keys.events(missing, None, 1).await),
             kind(keys.usage(missing, never.0, never.1).await),
         ] {
             assert_eq!(refused, KeyErrorKind::NotFound);
@@ -138,7 +146,7 @@ async fn records_survive_serde() {
         keys.rotate(id, DAY).await.unwrap();
         clock.advance(SECOND);
         let key = keys.revoke(id).await.unwrap();
-        assert_round_trip(&key);
+        assert_round_trip(key.key());
         assert_round_trip(&key.record);
         assert_round_trip(&key.record.limits);
         assert_round_trip(&key.record.scopes);
@@ -155,7 +163,7 @@ async fn records_survive_serde() {
                 last_used_at: credential.last_used_at,
             });
         }
-        for event in keys.events(id, 100).await.unwrap() {
+        for event in keys.events(id, None, 100).await.unwrap().events {
             assert_round_trip(&event);
         }
         let usage = keys.usage(id, Timestamp::MIN, Timestamp::MAX).await;

@@ -116,7 +116,7 @@ async fn no_debug_shows_a_secret_or_a_digest() {
         &taken,
         &import.unwrap(),
         &stored,
-        &bench.keys.events(id, 10).await.unwrap(),
+        &bench.keys.events(id, None, 10).await.unwrap(),
         &bench.keys.list(&KeyFilter::default()).await.unwrap(),
         &bench.store,
     ];

@@ -1,5 +1,6 @@
 use csv_core::{ReadRecordResult, Reader};
 
+use super::reason::expected;
 use super::row::Row;
 use crate::issue::network;
 use crate::values;
@@ -145,7 +146,7 @@ fn set(row: &mut Row, column: Column, field: &str) -> Result<(), String> {
         Column::Digest => row.digest = field.to_owned(),
         Column::Environment => row.environment = text(),
         Column::ExpiresAt => {
-            let invalid = |_| "expires_at: write a time as in 2027-01-31T12:00:00Z".to_owned();
+            let invalid = |_| format!("expires_at: {}", expected("expires_at"));
             row.expires_at = Some(field.parse().map_err(invalid)?);
         }
         Column::Limits => {
@@ -153,7 +154,7 @@ fn set(row: &mut Row, column: Column, field: &str) -> Result<(), String> {
             row.limits = limits.map_err(|error| format!("limits: {error}"))?;
         }
         Column::Metadata => {
-            let invalid = |_| "metadata: write a JSON object of strings".to_owned();
+            let invalid = |_| format!("metadata: {}", expected("metadata"));
             row.metadata = serde_json::from_str(field).map_err(invalid)?;
         }
         Column::Name => row.name = field.to_owned(),

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use tower_api_key::{RateLimit, Refill};
 
+use super::reason;
 use super::row::Row;
 
 /// A line's object: what the admin router takes of a new key, and the digest.
@@ -59,7 +60,12 @@ pub(super) fn read(line: &[u8]) -> Result<Row, String> {
     if !line.trim_ascii_start().starts_with(b"{") {
         return Err("a line has to be an object".to_owned());
     }
-    let object: Object = serde_json::from_slice(line).map_err(|error| reason(&error))?;
+    let mut json = serde_json::Deserializer::from_slice(line);
+    let object: Object =
+        serde_path_to_error::deserialize(&mut json).map_err(|error| reason::of_json(&error))?;
+    if json.end().is_err() {
+        return Err("there is more behind the object".to_owned());
+    }
     let limits = object.limits.iter().map(|limit| {
         let window = Duration::from_secs(limit.window_seconds);
         RateLimit::new(&limit.name, limit.quota, window).map_err(|error| format!("limits: {error}"))
@@ -79,13 +85,4 @@ pub(super) fn read(line: &[u8]) -> Result<Row, String> {
         allowed_addresses: object.allowed_addresses,
         start: object.start,
     })
-}
-
-/// The parser counts lines too, and this was its first.
-fn reason(error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    match message.rsplit_once(" at line ") {
-        Some((reason, _)) => format!("{reason}, at column {}", error.column()),
-        None => message,
-    }
 }

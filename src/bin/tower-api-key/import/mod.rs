@@ -3,6 +3,7 @@
 mod csv;
 mod json_lines;
 mod lines;
+mod reason;
 mod report;
 mod row;
 
@@ -12,7 +13,7 @@ use self::csv::Csv;
 use self::lines::{Line, Lines};
 use self::report::Report;
 use crate::Answer;
-use crate::failure::{Failure, with_causes};
+use crate::failure::Failure;
 use crate::global::Global;
 use crate::output::Output;
 use crate::store::Missing;
@@ -73,7 +74,7 @@ pub(crate) async fn run(
                 match outcome {
                     Ok(_) => report.imported += 1,
                     Err(error) if error.kind() == KeyErrorKind::Duplicate => report.stored += 1,
-                    Err(error) => report.invalid(number, with_causes(&error)),
+                    Err(error) => report.invalid(number, reason::of_key(&error)),
                 }
             }
             report.progress(begun + stretch * done / count);

@@ -6,6 +6,22 @@ use tower_api_key::{KeyDigest, KeyImport, NewKey, RateLimit, Refill};
 
 use crate::values;
 
+/// The fields of a line, by their names in both formats.
+pub(super) const FIELDS: [&str; 12] = [
+    "allowed_addresses",
+    "credits",
+    "digest",
+    "environment",
+    "expires_at",
+    "limits",
+    "metadata",
+    "name",
+    "owner",
+    "prefix",
+    "scopes",
+    "start",
+];
+
 /// What a line says of a key, whichever format it is in.
 #[derive(Default)]
 pub(super) struct Row {

@@ -19,6 +19,7 @@ use crate::output::{Output, note, plain};
 use crate::standing;
 use crate::store::Missing;
 use crate::values;
+use crate::veil::veiled;
 
 /// Finds keys in files, directories or standard input
 ///
@@ -150,6 +151,7 @@ impl Scan<'_> {
                         None => None,
                     };
                     self.count += 1;
+                    let path = without_keys(&path.display().to_string(), &self.format);
                     let finding = finding(path, place, &key, standing);
                     if self.output.is_json() {
                         self.findings.push(finding);
@@ -163,7 +165,7 @@ impl Scan<'_> {
 
     fn unread(&mut self, message: &str) {
         self.failures += 1;
-        note(&format!("error: {}", plain(message)));
+        note(&format!("error: {}", plain(&veiled(message))));
     }
 
     fn finish(self) -> Result<Answer, Failure> {
@@ -187,8 +189,18 @@ impl Scan<'_> {
     }
 }
 
+/// A path with no more of a key in it than may be shown: a file may be called like one.
+fn without_keys(path: &str, format: &KeyFormat) -> String {
+    let mut shown = path.to_owned();
+    for key in format.find_all(path.as_bytes()) {
+        let start = format!("{}…", key.text().start());
+        shown = shown.replace(key.expose(), &start);
+    }
+    shown
+}
+
 fn finding(
-    path: &Path,
+    path: String,
     place: Place,
     key: &FoundKey<'_>,
     standing: Option<(&'static str, Option<String>)>,
@@ -196,7 +208,7 @@ fn finding(
     let text = key.text();
     let (status, key_id) = standing.unzip();
     Finding {
-        path: path.display().to_string(),
+        path,
         line: place.line,
         column: place.column,
         start: text.start().to_owned(),
