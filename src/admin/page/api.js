@@ -7,8 +7,9 @@ let signedIn = false;
 /** Aborts what the present session still reads. */
 let session = new AbortController();
 
-/** The API is mounted where the page is: at `/admin` for `/admin` and for `/admin/`. */
-const BASE = location.pathname.replace(/\/+$/, '');
+/** The API is mounted where the page is: at `/admin` for `/admin` and for `/admin/`. With the origin,
+    because a path such as `//example.org/admin` alone would name another host (RFC 3986 §4.2). */
+const BASE = location.origin + location.pathname.replace(/\/+$/, '');
 
 /** A request that failed. `status` is 0 where no answer came. */
 class Failure extends Error {
