@@ -83,6 +83,8 @@ pub(super) struct KeyPatch {
     #[serde(default, deserialize_with = "present")]
     metadata: Option<Metadata>,
     #[serde(default, deserialize_with = "present")]
+    allowed_addresses: Option<Vec<IpNet>>,
+    #[serde(default, deserialize_with = "present")]
     #[expect(
         clippy::option_option,
         reason = "absent, `null` and a time mean three things"
@@ -109,6 +111,9 @@ impl KeyPatch {
         }
         if let Some(Metadata(metadata)) = self.metadata {
             update = update.metadata(metadata);
+        }
+        if let Some(networks) = self.allowed_addresses {
+            update = update.allowed_addresses(networks);
         }
         if let Some(end) = self.expires_at {
             update = update.expires_at(end);
