@@ -24,16 +24,21 @@
 //!
 //! The rules:
 //!
-//! 1. The caller comes first. Whoever has no key is answered 401, whatever the path or the body;
-//!    whoever lacks the scope 403, before the body is read.
-//! 2. A caller hands out no more than it holds: every scope in a `POST` or `PATCH`, and every
-//!    scope of a key that it rotates or switches on, must be covered by a scope of its own key, or
-//!    the answer is 403. That is decided on the version of the key that is changed.
-//! 3. Scopes are all that rule 2 compares. A caller may issue keys for other owners, without its
+//! 1. The caller comes first. A request without a good key is answered 401, whatever its path or
+//!    body. A key without the scope is answered 403, before the body is read.
+//! 2. The caller's key is decided on again when the body was read, and before each attempt to change
+//!    a key, on what is stored then. A key that was revoked, disabled, rotated out or stripped of its
+//!    scopes meanwhile changes nothing.
+//! 3. A caller grants no more than it holds, and changes no key that holds more. Every scope in a
+//!    `POST` or `PATCH` and every present scope of a key that is changed or rotated must be covered
+//!    by a scope of the caller's key, or the answer is 403. The version that is changed decides.
+//! 4. A `PATCH` of `{"enabled": false}` alone and a `DELETE` need no such cover: everybody who may
+//!    change keys may stop one.
+//! 5. Scopes are all that rule 3 compares. A caller may issue keys for other owners, without its
 //!    own limits, addresses and end, so `keys:write` is for those who are trusted with that.
-//! 4. A secret is in the one answer that creates it. Digests are in none.
-//! 5. Every change is written into the audit trail with the caller's key as its actor.
-//! 6. No answer is kept by a cache (`Cache-Control: no-store`), and every error is a problem
+//! 6. A secret is in the one answer that creates it. Digests are in none.
+//! 7. Every change is written into the audit trail with the caller's key as its actor.
+//! 8. No answer is kept by a cache (`Cache-Control: no-store`), and every error is a problem
 //!    (RFC 9457): 400 or 422 with the `field` that is wrong, 404 for what does not exist, 409 for
 //!    a change that the key's state forbids, 503 when the store fails.
 //!
@@ -159,7 +164,7 @@ pub fn router_with_layer(keys: &ApiKeys, layer: &ApiKeyLayer) -> Router {
         .layer(map_response(no_store))
         .with_state(Admin {
             keys: keys.clone(),
-            layer: layer.clone(),
+            write,
         })
 }
 
@@ -167,7 +172,8 @@ pub fn router_with_layer(keys: &ApiKeys, layer: &ApiKeyLayer) -> Router {
 #[derive(Clone)]
 struct Admin {
     keys: ApiKeys,
-    layer: ApiKeyLayer,
+    /// The layer around every handler that changes keys.
+    write: ApiKeyLayer,
 }
 
 async fn not_found() -> Rejection {

@@ -76,6 +76,8 @@ impl From<KeyError> for Rejection {
             | KeyErrorKind::Duplicate
             | KeyErrorKind::Expired
             | KeyErrorKind::Revoked => (StatusCode::CONFLICT, "conflict"),
+            // Where the caller's own layer has not answered it.
+            KeyErrorKind::Denied => (StatusCode::FORBIDDEN, "forbidden"),
             KeyErrorKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request"),
             KeyErrorKind::NotFound => return Self::not_found(),
             KeyErrorKind::Store => return Self::unavailable(&error),

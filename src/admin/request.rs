@@ -24,7 +24,7 @@ pub(super) struct NewKeyBody {
     prefix: Option<String>,
     environment: Option<String>,
     #[serde(default)]
-    pub(super) scopes: Vec<Scope>,
+    scopes: Vec<Scope>,
     #[serde(default)]
     limits: Vec<Object<LimitBody>>,
     credits: Option<Object<CreditsBody>>,
@@ -71,7 +71,7 @@ pub(super) struct KeyPatch {
     #[serde(default, deserialize_with = "present")]
     name: Option<String>,
     #[serde(default, deserialize_with = "present")]
-    pub(super) scopes: Option<Vec<Scope>>,
+    scopes: Option<Vec<Scope>>,
     #[serde(default, deserialize_with = "present")]
     limits: Option<Vec<Object<LimitBody>>>,
     #[serde(default, deserialize_with = "present")]
@@ -91,7 +91,7 @@ pub(super) struct KeyPatch {
     )]
     expires_at: Option<Option<Timestamp>>,
     #[serde(default, deserialize_with = "present")]
-    pub(super) enabled: Option<bool>,
+    enabled: Option<bool>,
 }
 
 impl KeyPatch {

@@ -90,9 +90,9 @@ fn update() -> Value {
         "tags": ["keys"],
         "operationId": "updateKey",
         "summary": "Change a key",
-        "description": "Changes what is given; the rest stays. Every scope that is given, and \
-            every scope of a key that is switched on, must be covered by one of the caller's own, \
-            or the answer is 403.",
+        "description": "Changes what is given; the rest stays. Every scope that is given and every \
+            present scope of the key must be covered by one of the caller's own, or the answer is \
+            403. To switch the key off and change nothing else needs no such cover.",
         "requestBody": request("ApiKeyPatch", &json!({ "enabled": false })),
         "responses": answers("200", key, &["400", "404", "409", "413", "415", "422"]),
     })

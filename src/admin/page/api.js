@@ -78,7 +78,7 @@ function explain(error) {
   if (status === 403 && scopes.length) {
     const needed = `${scopes.length > 1 ? 'scopes' : 'scope'} ${scopes.join(', ')}`;
     const own = scopes.every((scope) => scope.startsWith('keys:'));
-    return `Your key lacks the ${needed}${own ? '.' : ': it cannot hand out what it does not hold.'}`;
+    return `Your key lacks the ${needed}${own ? '.' : ': it cannot hand out or change what it does not hold.'}`;
   }
   if (code === 'address_not_allowed') return 'Your key may not be used from your address.';
   if (status === 404) return 'There is no such key.';
