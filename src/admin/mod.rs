@@ -39,11 +39,12 @@
 //! 6. A secret is in the one answer that creates it. Digests are in none.
 //! 7. Every change is written into the audit trail with the caller's key as its actor.
 //! 8. No answer is kept by a cache (`Cache-Control: no-store`), and every error is a problem
-//!    (RFC 9457): 400 or 422 with the `field` that is wrong, 404 for what does not exist, 409 for
-//!    a change that the key's state forbids, 503 when the store fails.
+//!    (RFC 9457): 400 or 422 with the `field` that is wrong, 404 for what does not exist, 408 for a
+//!    body that takes too long, 409 for a change that the key's state forbids, 503 when the store
+//!    fails.
 //!
-//! Bodies are JSON objects of at most 64 KiB without unknown or repeated members. Times are RFC
-//! 3339; those that are given are kept to the microsecond.
+//! Bodies are JSON objects of at most 64 KiB without unknown or repeated members, and arrive within
+//! 10 seconds. Times are RFC 3339; those that are given are kept to the microsecond.
 //!
 //! # Listing
 //!
@@ -80,6 +81,8 @@ mod query;
 mod rejection;
 mod request;
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
@@ -103,6 +106,8 @@ const WRITE: [&str; 1] = ["keys:write"];
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
+/// The longest time that a body may take to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The admin router for `keys`, to be [nested](Router::nest) where the application wants it. See
 /// the [module](self) for its routes and rules.

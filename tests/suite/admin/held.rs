@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::{Method, Request};
+use axum::body::{Body, Bytes};
+use axum::http::{Method, Request, Version};
 use futures_util::stream;
 use serde_json::{Value, json};
 use tower_api_key::testing::{PrincipalLayer, ScriptedStore, TestPrincipal};
@@ -301,6 +301,40 @@ async fn a_caller_is_not_taken_for_another_key() {
     let meanwhile = async move { store.mistake_all_for(root) };
     let answer = case.send(request, meanwhile).await;
     answer.problem(503, "unavailable");
+    assert_eq!(case.stored().await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_has_ten_seconds() {
+    let case = Case::new(Admin::new().await).await;
+    for request in case.requests() {
+        let late = tokio::time::sleep(Duration::from_millis(9_999));
+        let answer = case.send(request, late).await;
+        assert!(answer.status.is_success(), "{answer:?}");
+    }
+    let before = case.stored().await;
+    for (method, path, _) in case.requests() {
+        // Byte for byte, and never to its end.
+        let drops = stream::unfold((), async |()| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, Infallible>(Bytes::from_static(b" ")), ()))
+        });
+        let began = tokio::time::Instant::now();
+        let request = case.head(method.clone(), path.clone());
+        let request = request.body(Body::from_stream(drops)).unwrap();
+        let answer = case.admin.send(request).await;
+        assert_eq!(began.elapsed(), Duration::from_secs(10));
+        assert_eq!(answer.header("connection"), "close");
+        answer.problem(408, "request_timeout");
+
+        let silence = stream::pending::<Result<Bytes, Infallible>>();
+        let request = case.head(method, path).version(Version::HTTP_2);
+        let request = request.body(Body::from_stream(silence)).unwrap();
+        let answer = case.admin.send(request).await;
+        // HTTP/2 has no such field.
+        assert_eq!(answer.header("connection"), "");
+        answer.problem(408, "request_timeout");
+    }
     assert_eq!(case.stored().await, before);
 }
 
