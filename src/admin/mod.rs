@@ -24,8 +24,9 @@
 //!
 //! The rules:
 //!
-//! 1. The caller comes first. A request without a good key is answered 401, whatever its path or
-//!    body. A key without the scope is answered 403, before the body is read.
+//! 1. The caller comes first. A request without a good key of the format's first environment is
+//!    answered 401, whatever its path or body. A key without the scope is answered 403, before the
+//!    body is read.
 //! 2. The caller's key is decided on again when the body was read, and before each attempt to change
 //!    a key, on what is stored then. A key that was revoked, disabled, rotated out or stripped of its
 //!    scopes meanwhile changes nothing.
@@ -112,16 +113,22 @@ const BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// The admin router for `keys`, to be [nested](Router::nest) where the application wants it. See
 /// the [module](self) for its routes and rules.
 ///
-/// It protects itself with an [`ApiKeyLayer`] of `keys`: callers need `keys:read` or `keys:write`.
-/// A layer of the application's own around it is fine.
+/// It protects itself with an [`ApiKeyLayer`] of `keys`: callers need `keys:read` or `keys:write`,
+/// and a key of the first environment of the [format](crate::KeyFormat), by default `live`. A key
+/// of another one, such as a test key in a developer's hands, administers nothing. A layer of the
+/// application's own around it is fine.
 ///
 /// In a router with a state, nest `admin::router(&keys).with_state(())`.
 pub fn router(keys: &ApiKeys) -> Router {
-    router_with_layer(keys, &ApiKeyLayer::new(keys))
+    let live = [keys.verifier().format().default_environment()];
+    router_with_layer(keys, &ApiKeyLayer::new(keys).environments(live))
 }
 
 /// As [`router`], protected by `layer` and the scopes: for another realm, other credential sources,
 /// limits, or another form of the answers to refused requests.
+///
+/// It accepts the environments that `layer` accepts, which are all unless
+/// [`ApiKeyLayer::environments`] names some.
 ///
 /// The layer may be of other keys than those that are administered, such as the operators' own;
 /// it is their scopes that count then. An [`optional`](ApiKeyLayer::optional) layer does not open

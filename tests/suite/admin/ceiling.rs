@@ -280,3 +280,43 @@ async fn it_can_be_nested_in_a_router_behind_a_layer_of_the_same_keys() {
     assert!(issued.header("location").starts_with("/admin/keys/key_"));
     issued.with(201);
 }
+
+#[tokio::test]
+async fn a_key_of_another_environment_administers_nothing() {
+    let mut admin = Admin::new().await;
+    let new = NewKey::named("test").environment("test").scopes(["*"]);
+    let test = admin.keys.issue(new).await.unwrap();
+    let test = test.secret().expose();
+    let id = path(admin.root_id);
+    let routes = [
+        (Method::POST, "/admin/keys".to_owned()),
+        (Method::GET, "/admin/keys".to_owned()),
+        (Method::GET, id.clone()),
+        (Method::PATCH, id.clone()),
+        (Method::DELETE, id.clone()),
+        (Method::POST, id.clone() + "/rotate"),
+        (Method::GET, id.clone() + "/usage"),
+        (Method::GET, id.clone() + "/events"),
+        (Method::PUT, "/admin/keys".to_owned()),
+        (Method::GET, "/admin/x".to_owned()),
+    ];
+    for (method, path) in routes {
+        let refused = admin.call(test, method.clone(), &path, "").await;
+        let nobody = admin.call("sk_live_bad", method, &path, "").await;
+        assert_eq!(refused.text, nobody.text, "{path}");
+        assert_eq!(refused.headers, nobody.headers, "{path}");
+        refused.problem(401, "invalid_key");
+    }
+    assert_eq!(
+        admin.get("/admin/keys").await.with(200)["keys"][1]["status"],
+        "active"
+    );
+
+    // The application may decide otherwise.
+    let layer = ApiKeyLayer::new(&admin.keys);
+    admin.app = axum::Router::new().nest("/admin", admin::router_with_layer(&admin.keys, &layer));
+    admin
+        .call(test, Method::GET, "/admin/keys", "")
+        .await
+        .with(200);
+}
