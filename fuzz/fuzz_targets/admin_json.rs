@@ -1,5 +1,5 @@
 //! Whatever arrives as a body, the admin router answers with JSON and a status of the contract, and
-//! hands out no scope that the caller lacks.
+//! hands out no scope that the caller lacks, nor changes a key that has one.
 #![no_main]
 
 use std::cell::RefCell;
@@ -102,6 +102,15 @@ impl Server {
         let Value::Object(body) = body else {
             panic!("{status} {body}")
         };
+        let stronger = self.runtime.block_on(self.keys.get(self.targets[1]));
+        let stronger = stronger.expect("a key of a scope that the caller lacks");
+        let record = &stronger.record;
+        assert_eq!(record.name, "a key", "it was changed");
+        assert_eq!((record.scopes.len(), stronger.credentials.len()), (1, 1));
+        assert!(
+            record.limits.is_empty() && record.metadata.is_empty(),
+            "it was changed"
+        );
         if status.is_success() {
             if issues {
                 check_scopes(&body["key"]);

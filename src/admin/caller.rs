@@ -1,47 +1,34 @@
-//! Who asks, for which key, and what it may hand out.
-
-use std::sync::Arc;
+//! The caller of a request, the key that it asks for, and the answer to a change in its name.
 
 use axum::extract::{FromRequestParts, Path};
+use http::Request;
 use http::request::Parts;
 use serde::Deserialize;
 
 use super::Admin;
 use super::rejection::Rejection;
-use crate::denial::Denial;
 use crate::middleware::ApiKeyLayer;
 use crate::principal::KeyPrincipal;
 use crate::record::KeyId;
-use crate::registry::ApiKeys;
-use crate::scope::Scope;
+use crate::registry::{ApiKeys, KeyError};
 
 /// The verified caller. Every handler takes it, so that none answers to nobody, whatever layer
 /// the router was given.
 pub(super) struct Caller {
-    /// The keys, with the caller as the actor of every change.
+    /// The keys, for changes in the caller's name: each is decided on when it is made.
     pub(super) keys: ApiKeys,
-    principal: KeyPrincipal,
-    layer: ApiKeyLayer,
-    request: Arc<Parts>,
+    write: ApiKeyLayer,
+    request: Request<()>,
 }
 
 impl Caller {
-    /// Refuses to hand out a scope that the caller's own key does not cover.
-    pub(super) fn may_hand_out<'a>(
-        &self,
-        scopes: impl IntoIterator<Item = &'a Scope>,
-    ) -> Result<(), Rejection> {
-        let held = self.principal.scopes();
-        let lacking: Vec<_> = scopes
-            .into_iter()
-            .filter(|scope| !held.covers(scope))
-            .cloned()
-            .collect();
-        if lacking.is_empty() {
-            return Ok(());
-        }
-        let denial = Denial::insufficient_scope(lacking).of_key(self.principal.key());
-        Err(self.layer.refuse(&denial, (*self.request).clone()).into())
+    /// Returns what came of a change. A denial is answered by the layer that let the caller through,
+    /// so that a caller whose key has ended meanwhile gets the answer that it would get at the door.
+    pub(super) fn outcome<T>(&self, outcome: Result<T, KeyError>) -> Result<T, Rejection> {
+        outcome.map_err(|error| match error.denial() {
+            Some(denial) => self.write.refuse(denial, self.request.clone()).into(),
+            None => error.into(),
+        })
     }
 }
 
@@ -51,11 +38,12 @@ impl FromRequestParts<Admin> for Caller {
     async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<Self, Rejection> {
         let principal =
             <KeyPrincipal as FromRequestParts<Admin>>::from_request_parts(parts, admin).await?;
+        let request = Request::from_parts(parts.clone(), ());
+        let acting = admin.write.acting_key(principal, &request);
         Ok(Self {
-            keys: admin.keys.acting_as(principal.key_id()),
-            principal,
-            layer: admin.layer.clone(),
-            request: Arc::new(parts.clone()),
+            keys: admin.keys.on_behalf_of(acting),
+            write: admin.write.clone(),
+            request,
         })
     }
 }

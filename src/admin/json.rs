@@ -11,18 +11,22 @@ use http::StatusCode;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 
+use super::BODY_DEADLINE;
 use super::rejection::Rejection;
 
-/// The request's body, a JSON object.
+/// The request's body, a JSON object that has arrived in time.
 pub(super) struct JsonBody<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Rejection;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Rejection> {
-        match Json::<Object<T>>::from_request(request, state).await {
-            Ok(Json(Object(body))) => Ok(Self(body)),
-            Err(rejection) => Err(Rejection::json(&rejection)),
+        let version = request.version();
+        let reading = Json::<Object<T>>::from_request(request, state);
+        match tokio::time::timeout(BODY_DEADLINE, reading).await {
+            Ok(Ok(Json(Object(body)))) => Ok(Self(body)),
+            Ok(Err(rejection)) => Err(Rejection::json(&rejection)),
+            Err(_) => Err(Rejection::too_slow(version)),
         }
     }
 }

@@ -14,15 +14,14 @@ use super::query::Query;
 use super::rejection::Rejection;
 use super::request::{KeyPatch, NewKeyBody, Rotation};
 use crate::record::CreditBalance;
-use crate::registry::{ApiKeys, Changed};
+use crate::registry::{ApiKeys, Changed, KeyErrorKind};
 
 pub(super) async fn issue(
     caller: Caller,
     OriginalUri(uri): OriginalUri,
     JsonBody(body): JsonBody<NewKeyBody>,
 ) -> Result<Response, Rejection> {
-    caller.may_hand_out(&body.scopes)?;
-    let issued = caller.keys.issue(body.into_new_key()?).await?;
+    let issued = caller.outcome(caller.keys.issue(body.into_new_key()?).await)?;
     let location = format!("{}/{}", uri.path(), issued.key().record.id);
     // Without asking the store, which could fail: this answer alone has the secret.
     let key = &issued.key().record;
@@ -50,18 +49,8 @@ pub(super) async fn update(
     PathId(id): PathId,
     JsonBody(patch): JsonBody<KeyPatch>,
 ) -> Result<Response, Rejection> {
-    caller.may_hand_out(patch.scopes.iter().flatten())?;
-    let keys = caller.keys.clone();
-    let switches_on = patch.enabled == Some(true);
-    let key = keys
-        .update_if(id, patch.into_update()?, move |record| {
-            if switches_on {
-                caller.may_hand_out(&record.scopes)?;
-            }
-            Ok::<_, Rejection>(())
-        })
-        .await?;
-    changed(&keys, &key).await
+    let key = caller.outcome(caller.keys.update(id, patch.into_update()?).await)?;
+    changed(&caller.keys, &key).await
 }
 
 pub(super) async fn rotate(
@@ -69,21 +58,22 @@ pub(super) async fn rotate(
     PathId(id): PathId,
     JsonBody(rotation): JsonBody<Rotation>,
 ) -> Result<Response, Rejection> {
-    let keys = caller.keys.clone();
+    let keys = &caller.keys;
+    let grace = rotation.grace()?;
     // Before there is a secret, which an error would lose.
-    let balance = keys.credits(id).await?;
-    let issued = keys
-        .rotate_if(id, rotation.grace()?, move |record| {
-            caller.may_hand_out(&record.scopes)
-        })
-        .await?;
+    let balance = match keys.credits(id).await {
+        // The rotation says so to a caller who may still ask.
+        Err(error) if error.kind() == KeyErrorKind::NotFound => None,
+        balance => balance?,
+    };
+    let issued = caller.outcome(keys.rotate(id, grace).await)?;
     let balances: Vec<_> = balance.map(|balance| (id, balance)).into_iter().collect();
     let body = SecretBody::new(&issued, &balances, keys.now());
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }
 
 pub(super) async fn revoke(caller: Caller, PathId(id): PathId) -> Result<Response, Rejection> {
-    let key = caller.keys.revoke(id).await?;
+    let key = caller.outcome(caller.keys.revoke(id).await)?;
     changed(&caller.keys, &key).await
 }
 

@@ -24,24 +24,31 @@
 //!
 //! The rules:
 //!
-//! 1. The caller comes first. Whoever has no key is answered 401, whatever the path or the body;
-//!    whoever lacks the scope 403, before the body is read.
-//! 2. A caller hands out no more than it holds: every scope in a `POST` or `PATCH`, and every
-//!    scope of a key that it rotates or switches on, must be covered by a scope of its own key, or
-//!    the answer is 403. That is decided on the version of the key that is changed.
-//! 3. Scopes are all that rule 2 compares. A caller may issue keys for other owners, without its
+//! 1. The caller comes first. A request without a good key of the format's first environment is
+//!    answered 401, whatever its path or body. A key without the scope is answered 403, before the
+//!    body is read.
+//! 2. The caller's key is decided on again when the body was read, and before each attempt to change
+//!    a key, on what is stored then. A key that was revoked, disabled, rotated out or stripped of its
+//!    scopes meanwhile changes nothing.
+//! 3. A caller grants no more than it holds, and changes no key that holds more. Every scope in a
+//!    `POST` or `PATCH` and every present scope of a key that is changed or rotated must be covered
+//!    by a scope of the caller's key, or the answer is 403. The version that is changed decides.
+//! 4. A `PATCH` of `{"enabled": false}` alone and a `DELETE` need no such cover: everybody who may
+//!    change keys may stop one.
+//! 5. Scopes are all that rule 3 compares. A caller may issue keys for other owners, without its
 //!    own limits, addresses and end, so `keys:write` is for those who are trusted with that.
-//! 4. A secret is in the one answer that creates it. Digests are in none.
-//! 5. Every change is written into the audit trail with the caller's key as its actor.
-//! 6. The answer to a change has the member `"propagated": false` where the change is stored, but
+//! 6. A secret is in the one answer that creates it. Digests are in none.
+//! 7. Every change is written into the audit trail with the caller's key as its actor.
+//! 8. The answer to a change has the member `"propagated": false` where the change is stored, but
 //!    other instances could not be [notified](crate::Changed::is_propagated). Otherwise there is no
 //!    such member.
-//! 7. No answer is kept by a cache (`Cache-Control: no-store`), and every error is a problem
-//!    (RFC 9457): 400 or 422 with the `field` that is wrong, 404 for what does not exist, 409 for
-//!    a change that the key's state forbids, 503 when the store fails.
+//! 9. No answer is kept by a cache (`Cache-Control: no-store`), and every error is a problem
+//!    (RFC 9457): 400 or 422 with the `field` that is wrong, 404 for what does not exist, 408 for a
+//!    body that takes too long, 409 for a change that the key's state forbids, 503 when the store
+//!    fails.
 //!
-//! Bodies are JSON objects of at most 64 KiB without unknown or repeated members. Times are RFC
-//! 3339; those that are given are kept to the microsecond.
+//! Bodies are JSON objects of at most 64 KiB without unknown or repeated members, and arrive within
+//! 10 seconds. Times are RFC 3339; those that are given are kept to the microsecond.
 //!
 //! # Listing
 //!
@@ -86,6 +93,8 @@ mod query;
 mod rejection;
 mod request;
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
@@ -109,20 +118,28 @@ const WRITE: [&str; 1] = ["keys:write"];
 
 /// The largest body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
+/// The longest time that a body may take to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The admin router for `keys`, to be [nested](Router::nest) where the application wants it. See
 /// the [module](self) for its routes and rules.
 ///
-/// It protects itself with an [`ApiKeyLayer`] of `keys`: callers need `keys:read` or `keys:write`.
-/// A layer of the application's own around it is fine.
+/// It protects itself with an [`ApiKeyLayer`] of `keys`: callers need `keys:read` or `keys:write`,
+/// and a key of the first environment of the [format](crate::KeyFormat), by default `live`. A key
+/// of another one, such as a test key in a developer's hands, administers nothing. A layer of the
+/// application's own around it is fine.
 ///
 /// In a router with a state, nest `admin::router(&keys).with_state(())`.
 pub fn router(keys: &ApiKeys) -> Router {
-    router_with_layer(keys, &ApiKeyLayer::new(keys))
+    let live = [keys.verifier().format().default_environment()];
+    router_with_layer(keys, &ApiKeyLayer::new(keys).environments(live))
 }
 
 /// As [`router`], protected by `layer` and the scopes: for another realm, other credential sources,
 /// limits, or another form of the answers to refused requests.
+///
+/// It accepts the environments that `layer` accepts, which are all unless
+/// [`ApiKeyLayer::environments`] names some.
 ///
 /// The layer may be of other keys than those that are administered, such as the operators' own;
 /// it is their scopes that count then. An [`optional`](ApiKeyLayer::optional) layer does not open
@@ -170,7 +187,7 @@ pub fn router_with_layer(keys: &ApiKeys, layer: &ApiKeyLayer) -> Router {
         .layer(map_response(no_store))
         .with_state(Admin {
             keys: keys.clone(),
-            layer: layer.clone(),
+            write,
         })
 }
 
@@ -178,7 +195,8 @@ pub fn router_with_layer(keys: &ApiKeys, layer: &ApiKeyLayer) -> Router {
 #[derive(Clone)]
 struct Admin {
     keys: ApiKeys,
-    layer: ApiKeyLayer,
+    /// The layer around every handler that changes keys.
+    write: ApiKeyLayer,
 }
 
 async fn not_found() -> Rejection {

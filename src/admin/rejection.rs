@@ -2,9 +2,10 @@ use std::error::Error;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
-use http::header::{HeaderValue, RETRY_AFTER};
+use http::header::{CONNECTION, HeaderValue, RETRY_AFTER};
+use http::{StatusCode, Version};
 
+use super::BODY_DEADLINE;
 use crate::extract::MissingPrincipal;
 use crate::middleware::{DenialBody, Problem, problem};
 use crate::registry::{KeyError, KeyErrorKind};
@@ -43,6 +44,25 @@ impl Rejection {
         )
     }
 
+    /// The body took too long. The rest of it may still be on its way, so the connection is of no
+    /// use any more (RFC 9110 §15.5.9); HTTP/2 has no such field (RFC 9113 §8.2.2).
+    pub(super) fn too_slow(version: Version) -> Self {
+        let mut rejection = Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            &format!(
+                "the body took longer than {} seconds",
+                BODY_DEADLINE.as_secs()
+            ),
+            None,
+        );
+        if version <= Version::HTTP_11 {
+            let headers = rejection.0.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        rejection
+    }
+
     /// A query parameter is wrong.
     pub(super) fn query(parameter: &str, reason: &str) -> Self {
         Self::new(
@@ -77,6 +97,8 @@ impl From<KeyError> for Rejection {
             | KeyErrorKind::Expired
             | KeyErrorKind::Revoked
             | KeyErrorKind::TooManyCredentials => (StatusCode::CONFLICT, "conflict"),
+            // Where the caller's own layer has not answered it.
+            KeyErrorKind::Denied => (StatusCode::FORBIDDEN, "forbidden"),
             KeyErrorKind::Invalid => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_request"),
             KeyErrorKind::NotFound => return Self::not_found(),
             KeyErrorKind::Store => return Self::unavailable(&error),

@@ -24,7 +24,7 @@ pub(super) struct NewKeyBody {
     prefix: Option<String>,
     environment: Option<String>,
     #[serde(default)]
-    pub(super) scopes: Vec<Scope>,
+    scopes: Vec<Scope>,
     #[serde(default)]
     limits: Vec<Object<LimitBody>>,
     credits: Option<Object<CreditsBody>>,
@@ -71,7 +71,7 @@ pub(super) struct KeyPatch {
     #[serde(default, deserialize_with = "present")]
     name: Option<String>,
     #[serde(default, deserialize_with = "present")]
-    pub(super) scopes: Option<Vec<Scope>>,
+    scopes: Option<Vec<Scope>>,
     #[serde(default, deserialize_with = "present")]
     limits: Option<Vec<Object<LimitBody>>>,
     #[serde(default, deserialize_with = "present")]
@@ -83,13 +83,15 @@ pub(super) struct KeyPatch {
     #[serde(default, deserialize_with = "present")]
     metadata: Option<Metadata>,
     #[serde(default, deserialize_with = "present")]
+    allowed_addresses: Option<Vec<IpNet>>,
+    #[serde(default, deserialize_with = "present")]
     #[expect(
         clippy::option_option,
         reason = "absent, `null` and a time mean three things"
     )]
     expires_at: Option<Option<Timestamp>>,
     #[serde(default, deserialize_with = "present")]
-    pub(super) enabled: Option<bool>,
+    enabled: Option<bool>,
 }
 
 impl KeyPatch {
@@ -109,6 +111,9 @@ impl KeyPatch {
         }
         if let Some(Metadata(metadata)) = self.metadata {
             update = update.metadata(metadata);
+        }
+        if let Some(networks) = self.allowed_addresses {
+            update = update.allowed_addresses(networks);
         }
         if let Some(end) = self.expires_at {
             update = update.expires_at(end);

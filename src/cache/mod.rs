@@ -26,6 +26,8 @@ mod flight;
 mod front;
 mod generation;
 mod load;
+#[cfg(feature = "admin")]
+mod stored;
 
 use std::collections::HashMap;
 use std::fmt;

@@ -12,8 +12,12 @@ use super::response::DEFAULT_REALM;
 use super::{ApiKeyService, CredentialSources, DenialBody, TrustedProxies};
 use crate::denial::Denial;
 use crate::limit::RateLimit;
+#[cfg(feature = "admin")]
+use crate::principal::KeyPrincipal;
 use crate::registry::ApiKeys;
 use crate::requirements::{LimitBy, Requirements};
+#[cfg(feature = "admin")]
+use crate::verify::ActingKey;
 use crate::verify::Verifier;
 
 /// Lets only requests with a good key through.
@@ -286,8 +290,17 @@ impl ApiKeyLayer {
 
     /// The answer to a request that this layer let through, and a handler behind it did not.
     #[cfg(feature = "admin")]
-    pub(crate) fn refuse(&self, denial: &Denial, request: Parts) -> Response<DenialBody> {
-        super::response::refuse(&self.policy, denial, Request::from_parts(request, ()), true)
+    pub(crate) fn refuse(&self, denial: &Denial, request: Request<()>) -> Response<DenialBody> {
+        super::response::refuse(&self.policy, denial, request, true)
+    }
+
+    /// The key behind a request that this layer let through, to be decided on again later.
+    #[cfg(feature = "admin")]
+    pub(crate) fn acting_key(&self, principal: KeyPrincipal, request: &Request<()>) -> ActingKey {
+        let Policy {
+            verifier, needs, ..
+        } = &*self.policy;
+        ActingKey::new(verifier, principal, self.policy.client(request), needs)
     }
 
     fn with_needs(&self, change: impl FnOnce(Requirements) -> Requirements) -> Self {

@@ -198,7 +198,7 @@ impl Policy {
     }
 
     /// The address of the client, if it is known.
-    fn client<B>(&self, request: &Request<B>) -> Option<IpAddr> {
+    pub(super) fn client<B>(&self, request: &Request<B>) -> Option<IpAddr> {
         client_address(request, self.proxies.as_ref())
     }
 

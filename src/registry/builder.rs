@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ApiKeys;
+use super::authority::Authority;
 use super::flush::flush_regularly;
 use crate::cache::{CacheConfig, KeyCache};
 use crate::clock::{Clock, SystemClock};
@@ -198,6 +199,7 @@ impl<S: KeyRepository> Builder<S> {
             verifier,
             flusher,
             actor: None,
+            authority: Authority::default(),
         }
     }
 }

@@ -6,7 +6,8 @@ use std::future::Future;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::{ApiKeys, Changed, KeyError};
+use super::authority::Ceiling;
+use super::{ApiKeys, Changed, KeyError, NewKey};
 use crate::invalidation::{DigestTag, Invalidation};
 use crate::key::{ApiKey, KeyDigest};
 use crate::record::{Credential, EventAction, Key, KeyEvent, KeyId, KeyRecord};
@@ -44,19 +45,21 @@ impl ApiKeys {
     /// How often a change is computed anew because another one came first.
     const ATTEMPTS: usize = 64;
 
-    /// Computes a change from the stored key and applies it, as often as it takes.
-    pub(super) async fn change<T, E, P>(&self, id: KeyId, plan: P) -> Result<(Changed, T), E>
+    /// Computes a change from the stored key and applies it, as often as it takes. Each attempt
+    /// decides again on what the authority behind it allows, after the key was read.
+    pub(super) async fn change<T, P>(&self, id: KeyId, plan: P) -> Result<(Changed, T), KeyError>
     where
         T: Send + 'static,
-        E: From<KeyError> + Send + 'static,
-        P: Fn(&Key, Timestamp) -> Result<Plan<T>, E> + Send + 'static,
+        P: Fn(&Key, Timestamp, &Ceiling) -> Result<Plan<T>, KeyError> + Send + 'static,
     {
         let this = self.clone();
         to_the_end(async move {
             for _ in 0..Self::ATTEMPTS {
+                let stored = this.repository.get(id).await?;
+                let ceiling = this.authority.ceiling().await?;
+                let mut key = stored.ok_or_else(|| KeyError::not_found(id))?;
                 let now = this.now();
-                let mut key = this.get(id).await?;
-                let planned = plan(&key, now);
+                let planned = plan(&key, now, &ceiling);
                 let tag = |credential: &Credential| DigestTag::of(&credential.digest);
                 let tags: Vec<_> = key.credentials.iter().map(tag).collect();
                 if planned.is_err() {
@@ -89,38 +92,47 @@ impl ApiKeys {
                 let digests = tags.into_iter().chain(added).collect();
                 // Also after an error: it may have been written all the same.
                 let propagated = this.forget_everywhere(id, digests).await;
-                if applied.map_err(KeyError::from)? {
+                if applied? {
                     apply_to(&mut key, change);
                     return Ok((Changed::new(key, propagated), output));
                 }
                 tokio::task::yield_now().await;
             }
-            Err(KeyError::contended(id).into())
+            Err(KeyError::contended(id))
         })
         .await
     }
 
-    pub(super) async fn insert(
+    /// Makes the key that `new` describes, if it may be made, with the credential that `credential`
+    /// returns for it.
+    pub(super) async fn insert<T, C>(
         &self,
-        record: KeyRecord,
-        credential: Credential,
+        new: NewKey,
         action: EventAction,
-        now: Timestamp,
-    ) -> Result<Changed, KeyError> {
+        credential: C,
+    ) -> Result<(Changed, T), KeyError>
+    where
+        T: Send + 'static,
+        C: FnOnce(&Self, &KeyRecord) -> Result<(Credential, T), KeyError> + Send + 'static,
+    {
         let this = self.clone();
         to_the_end(async move {
+            // Nothing is waited for between this decision and the writing.
+            this.authority.ceiling().await?.check(new.granted())?;
+            let now = this.now();
+            let record = new.into_record(this.verifier.format(), now)?;
+            let (credential, output) = credential(&this, &record)?;
             let event = this.event(record.id, action, now);
             let inserted = this.repository.insert(&record, &credential, &event).await;
             // Also after an error: it may have been written all the same.
             let digests = vec![DigestTag::of(&credential.digest)];
             let propagated = this.forget_everywhere(record.id, digests).await;
             inserted?;
-            let credentials = vec![credential];
             let key = Key {
                 record,
-                credentials,
+                credentials: vec![credential],
             };
-            Ok(Changed::new(key, propagated))
+            Ok((Changed::new(key, propagated), output))
         })
         .await
     }

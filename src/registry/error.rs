@@ -2,7 +2,9 @@ use std::error::Error;
 use std::fmt;
 
 use super::ApiKeys;
+use crate::denial::Denial;
 use crate::record::KeyId;
+use crate::scope::Scope;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Why a key was not made, shown or changed.
@@ -11,6 +13,7 @@ pub struct KeyError {
     kind: KeyErrorKind,
     field: Option<String>,
     message: String,
+    denial: Option<Denial>,
     source: Option<StoreError>,
 }
 
@@ -20,6 +23,9 @@ pub struct KeyError {
 pub enum KeyErrorKind {
     /// Other changes of the same key kept coming first. Try again.
     Contended,
+    /// The change is not allowed to those in whose name it is made, as
+    /// [`ApiKeys::within`](crate::ApiKeys::within) has it; [`KeyError::denial`] says why.
+    Denied,
     /// The digest belongs to a key already.
     Duplicate,
     /// The key has expired, and nothing that has ended comes back.
@@ -48,14 +54,18 @@ impl KeyError {
         self.field.as_deref()
     }
 
+    /// Returns why a change is [`Denied`](KeyErrorKind::Denied). Its
+    /// [`required_scopes`](Denial::required_scopes) are those that are lacking.
+    pub fn denial(&self) -> Option<&Denial> {
+        self.denial.as_ref()
+    }
+
     pub(crate) fn invalid(field: impl Into<String>, reason: impl fmt::Display) -> Self {
         let field = field.into();
         let message = format!("{field}: {reason}");
         Self {
-            kind: KeyErrorKind::Invalid,
             field: Some(field),
-            message,
-            source: None,
+            ..Self::of(KeyErrorKind::Invalid, message)
         }
     }
 
@@ -103,7 +113,24 @@ impl KeyError {
             kind,
             field: None,
             message,
+            denial: None,
             source: None,
+        }
+    }
+}
+
+impl From<Denial> for KeyError {
+    fn from(denial: Denial) -> Self {
+        let message = match denial.required_scopes() {
+            [] => denial.to_string(),
+            scopes => {
+                let scopes: Vec<_> = scopes.iter().map(Scope::as_str).collect();
+                format!("these scopes are not held: {}", scopes.join(", "))
+            }
+        };
+        Self {
+            denial: Some(denial),
+            ..Self::of(KeyErrorKind::Denied, message)
         }
     }
 }
@@ -114,11 +141,10 @@ impl From<StoreError> for KeyError {
             StoreErrorKind::Duplicate => KeyErrorKind::Duplicate,
             _ => KeyErrorKind::Store,
         };
+        let message = source.to_string();
         Self {
-            kind,
-            field: None,
-            message: source.to_string(),
             source: Some(source),
+            ..Self::of(kind, message)
         }
     }
 }

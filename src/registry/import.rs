@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
+use super::authority::Ceiling;
 use super::change::to_the_end;
 use super::{ApiKeys, KeyError, NewKey, input};
 use crate::invalidation::{DigestTag, Invalidation};
@@ -75,11 +76,12 @@ impl ApiKeys {
         &self,
         batch: impl IntoIterator<Item = KeyImport>,
     ) -> Result<Vec<Result<KeyId, KeyError>>, KeyError> {
+        let ceiling = self.authority.ceiling().await?;
         let now = self.now();
         let mut outcomes = Vec::new();
         let mut insertions = Vec::new();
         for import in batch {
-            match self.insertion(import, now) {
+            match self.insertion(import, &ceiling, now) {
                 Ok(insertion) => {
                     outcomes.push(Ok(insertion.record.id));
                     insertions.push(insertion);
@@ -98,8 +100,14 @@ impl ApiKeys {
         Ok(outcomes)
     }
 
-    fn insertion(&self, import: KeyImport, now: Timestamp) -> Result<KeyInsertion, KeyError> {
+    fn insertion(
+        &self,
+        import: KeyImport,
+        ceiling: &Ceiling,
+        now: Timestamp,
+    ) -> Result<KeyInsertion, KeyError> {
         let KeyImport { new, digest, start } = import;
+        ceiling.check(new.granted())?;
         let record = new.into_record(self.verifier.format(), now)?;
         Ok(KeyInsertion {
             credential: input::imported_credential(digest, &start, now)?,

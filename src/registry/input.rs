@@ -1,14 +1,17 @@
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 
 use super::KeyError;
+use super::checks::{
+    check_text, checked_addresses, checked_end, checked_limits, checked_metadata, checked_name,
+    checked_scopes, plan, valid_scopes,
+};
 use crate::key::{KeyDigest, KeyFormat};
-use crate::limit::{RateLimit, RateLimits};
-use crate::record::{Credential, CreditPlan, Credits, KeyId, KeyRecord};
-use crate::scope::ScopeSet;
+use crate::limit::RateLimit;
+use crate::record::{Credential, Credits, KeyId, KeyRecord};
+use crate::scope::Scope;
 
 /// What a new key shall be. Everything but the name has a default; values are checked when the
 /// key is issued.
@@ -54,15 +57,15 @@ impl NewKey {
         self
     }
 
-    /// What it may do, beside what was named before. At most [`ScopeSet::MAX_LEN`]. Default:
-    /// nothing that takes a scope.
+    /// What it may do, beside what was named before. At most
+    /// [`ScopeSet::MAX_LEN`](crate::ScopeSet::MAX_LEN). Default: nothing that takes a scope.
     pub fn scopes<S: Into<String>>(mut self, scopes: impl IntoIterator<Item = S>) -> Self {
         self.scopes.extend(scopes.into_iter().map(Into::into));
         self
     }
 
-    /// Adds a rate limit. At most [`RateLimits::MAX_LEN`], each with another name. Default: none,
-    /// so that a layer's defaults apply.
+    /// Adds a rate limit. At most [`RateLimits::MAX_LEN`](crate::RateLimits::MAX_LEN), each with
+    /// another name. Default: none, so that a layer's defaults apply.
     pub fn limit(mut self, limit: RateLimit) -> Self {
         self.limits.push(limit);
         self
@@ -92,6 +95,11 @@ impl NewKey {
     pub fn allowed_addresses(mut self, networks: impl IntoIterator<Item = IpNet>) -> Self {
         self.allowed_addresses.extend(networks);
         self
+    }
+
+    /// The scopes that it grants, as far as they are valid.
+    pub(super) fn granted(&self) -> impl Iterator<Item = Scope> + '_ {
+        valid_scopes(&self.scopes)
     }
 
     pub(crate) fn into_record(
@@ -221,6 +229,34 @@ impl KeyUpdate {
         self
     }
 
+    /// Returns true where the key is switched off and nothing else changes.
+    pub(super) fn only_disables(&self) -> bool {
+        // Taken apart, so that a new field is not forgotten here.
+        let Self {
+            name,
+            scopes,
+            limits,
+            credits,
+            metadata,
+            allowed_addresses,
+            expires_at,
+            enabled,
+        } = self;
+        *enabled == Some(false)
+            && name.is_none()
+            && scopes.is_none()
+            && limits.is_none()
+            && credits.is_none()
+            && metadata.is_none()
+            && allowed_addresses.is_none()
+            && expires_at.is_none()
+    }
+
+    /// The scopes that it grants, as far as they are valid.
+    pub(super) fn granted(&self) -> impl Iterator<Item = Scope> + '_ {
+        self.scopes.iter().flat_map(|scopes| valid_scopes(scopes))
+    }
+
     pub(super) fn applied_to(
         &self,
         record: &KeyRecord,
@@ -286,106 +322,4 @@ pub(super) fn to_microseconds(time: Timestamp) -> Timestamp {
     // `Timestamp::from_microsecond` refuses the last second that a timestamp can have.
     let micros = time.as_nanosecond().div_euclid(1_000);
     Timestamp::from_nanosecond(micros * 1_000).unwrap_or(time)
-}
-
-pub(crate) const MAX_TEXT: usize = 200;
-pub(crate) const MAX_METADATA: usize = 50;
-pub(crate) const MAX_METADATA_NAME: usize = 64;
-pub(crate) const MAX_METADATA_VALUE: usize = 1_024;
-pub(crate) const MAX_ADDRESSES: usize = 100;
-
-fn check_text(field: &str, text: &str) -> Result<(), KeyError> {
-    if text.is_empty() || text.chars().nth(MAX_TEXT).is_some() {
-        return Err(KeyError::invalid(field, "1 to 200 characters are needed"));
-    }
-    if text.chars().any(char::is_control) {
-        return Err(KeyError::invalid(
-            field,
-            "control characters are not allowed",
-        ));
-    }
-    Ok(())
-}
-
-fn checked_name(name: String) -> Result<String, KeyError> {
-    check_text("name", &name)?;
-    Ok(name)
-}
-
-fn checked_scopes(scopes: &[String]) -> Result<ScopeSet, KeyError> {
-    ScopeSet::new(scopes).map_err(|error| KeyError::invalid("scopes", error))
-}
-
-fn checked_limits(limits: Vec<RateLimit>) -> Result<RateLimits, KeyError> {
-    RateLimits::new(limits).map_err(|error| KeyError::invalid("limits", error))
-}
-
-/// The plan that the key's `version` brings.
-fn plan(credits: &Credits, version: u64) -> Result<CreditPlan, KeyError> {
-    let Credits { remaining, refill } = *credits;
-    if remaining > Credits::MAX {
-        let reason = format!("it must be 0 to {}", Credits::MAX);
-        return Err(KeyError::invalid("credits.remaining", reason));
-    }
-    if refill.is_some_and(|refill| !(1..=Credits::MAX).contains(&refill.amount)) {
-        let reason = format!("it must be 1 to {}", Credits::MAX);
-        return Err(KeyError::invalid("credits.refill.amount", reason));
-    }
-    Ok(CreditPlan {
-        granted: remaining,
-        refill,
-        since_version: version,
-    })
-}
-
-fn checked_end(end: Timestamp, now: Timestamp) -> Result<Timestamp, KeyError> {
-    let end = to_microseconds(end);
-    if end > now {
-        Ok(end)
-    } else {
-        Err(KeyError::invalid("expires_at", "it must be in the future"))
-    }
-}
-
-fn checked_metadata(
-    metadata: BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, KeyError> {
-    let invalid = |reason| Err(KeyError::invalid("metadata", reason));
-    if metadata.len() > MAX_METADATA {
-        return invalid("at most 50 entries are allowed");
-    }
-    for (name, value) in &metadata {
-        if name.is_empty() || name.chars().nth(MAX_METADATA_NAME).is_some() {
-            return invalid("a name must have 1 to 64 characters");
-        }
-        if value.chars().nth(MAX_METADATA_VALUE).is_some() {
-            return invalid("a value can have at most 1024 characters");
-        }
-        // PostgreSQL keeps no NUL in a text.
-        if name.chars().any(char::is_control) || value.contains('\0') {
-            return invalid("control characters are not allowed in a name, nor NUL in a value");
-        }
-    }
-    Ok(metadata)
-}
-
-fn checked_addresses(networks: Vec<IpNet>) -> Result<Vec<IpNet>, KeyError> {
-    if networks.len() > MAX_ADDRESSES {
-        return Err(KeyError::invalid(
-            "allowed_addresses",
-            "at most 100 networks are allowed",
-        ));
-    }
-    Ok(networks.into_iter().map(to_canonical).collect())
-}
-
-/// A network of IPv4 addresses written as IPv6 ones (RFC 4291 §2.5.5.2) as what it is: addresses
-/// are compared in that form.
-fn to_canonical(network: IpNet) -> IpNet {
-    const MAPPED_BITS: u8 = 96;
-    let own_bits = network.prefix_len().checked_sub(MAPPED_BITS);
-    match (network.addr().to_canonical(), own_bits) {
-        (address @ IpAddr::V4(_), Some(bits)) => IpNet::new(address, bits).unwrap_or(network),
-        _ => network,
-    }
 }

@@ -8,14 +8,18 @@
 //!    for an expired one, and a rotation only ever shortens the life of the credentials before it.
 //!    How many a key keeps is [bounded](ApiKeys::MAX_LIVE_CREDENTIALS).
 //! 2. A change and its event in the audit trail are one transaction.
-//! 3. Before a method returns, this process has forgotten what it knew of the key. A method that
+//! 3. Through a handle that is [limited](ApiKeys::within), nothing is granted that its holder lacks,
+//!    and no key is changed that holds more.
+//! 4. Before a method returns, this process has forgotten what it knew of the key. A method that
 //!    was begun runs to its end even if whoever called it goes away.
-//! 4. Before a method returns, other instances have been notified over the bus. Where that fails,
+//! 5. Before a method returns, other instances have been notified over the bus. Where that fails,
 //!    the change is stored all the same, and the result [says so](Changed::is_propagated).
 
+mod authority;
 mod builder;
 mod change;
 mod changed;
+mod checks;
 mod error;
 mod flush;
 mod import;
@@ -31,19 +35,20 @@ use jiff::Timestamp;
 
 pub use builder::Builder;
 pub use changed::{Changed, Issued};
+#[cfg(all(feature = "admin", feature = "openapi"))]
+pub(crate) use checks::{
+    MAX_ADDRESSES, MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, MAX_TEXT,
+};
 pub use error::{KeyError, KeyErrorKind};
 pub use import::KeyImport;
 pub use input::{KeyUpdate, NewKey};
-#[cfg(all(feature = "admin", feature = "openapi"))]
-pub(crate) use input::{
-    MAX_ADDRESSES, MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, MAX_TEXT,
-};
 
 use crate::credits::Unspent;
 use crate::key::KeyDigest;
 use crate::record::{CreditBalance, EventAction, Key, KeyId, KeyRecord, KeyStatus, UsageBucket};
 use crate::store::{EventCursor, EventPage, KeyRepository};
 use crate::verify::Verifier;
+use authority::{Authority, Ceiling};
 use change::{Plan, to_the_end};
 use flush::flush;
 
@@ -73,6 +78,7 @@ pub struct ApiKeys {
     verifier: Verifier,
     flusher: Arc<tokio::task::AbortHandle>,
     actor: Option<Arc<str>>,
+    authority: Authority,
 }
 
 impl ApiKeys {
@@ -96,12 +102,11 @@ impl ApiKeys {
     ///
     /// [`KeyErrorKind::Invalid`] names the field that is wrong; [`KeyErrorKind::Store`].
     pub async fn issue(&self, new: NewKey) -> Result<Issued, KeyError> {
-        let now = self.now();
-        let record = new.into_record(self.verifier.format(), now)?;
-        let (secret, credential) = self.new_credential(&record, now)?;
-        let changed = self
-            .insert(record, credential, EventAction::Issued, now)
-            .await?;
+        let credential = |this: &Self, record: &KeyRecord| {
+            let (secret, credential) = this.new_credential(record, record.created_at)?;
+            Ok((credential, secret))
+        };
+        let (changed, secret) = self.insert(new, EventAction::Issued, credential).await?;
         Ok(Issued::new(secret, changed))
     }
 
@@ -121,11 +126,13 @@ impl ApiKeys {
         digest: KeyDigest,
         start: &str,
     ) -> Result<Changed, KeyError> {
-        let now = self.now();
-        let record = new.into_record(self.verifier.format(), now)?;
-        let credential = input::imported_credential(digest, start, now)?;
-        self.insert(record, credential, EventAction::Imported, now)
-            .await
+        let start = start.to_owned();
+        let credential = move |_: &Self, record: &KeyRecord| {
+            let credential = input::imported_credential(digest, &start, record.created_at)?;
+            Ok((credential, ()))
+        };
+        let (changed, ()) = self.insert(new, EventAction::Imported, credential).await?;
+        Ok(changed)
     }
 
     /// The key with this id and all its credentials.
@@ -148,24 +155,13 @@ impl ApiKeys {
     /// [`KeyErrorKind::Expired`] when an expired key is given another end,
     /// [`KeyErrorKind::Contended`], [`KeyErrorKind::Store`].
     pub async fn update(&self, id: KeyId, update: KeyUpdate) -> Result<Changed, KeyError> {
-        self.update_if(id, update, |_| Ok(())).await
-    }
-
-    /// As [`ApiKeys::update`], if `allow` has nothing against it: it is asked about the very
-    /// version of the key that the change applies to.
-    pub(crate) async fn update_if<E>(
-        &self,
-        id: KeyId,
-        update: KeyUpdate,
-        allow: impl Fn(&KeyRecord) -> Result<(), E> + Send + 'static,
-    ) -> Result<Changed, E>
-    where
-        E: From<KeyError> + Send + 'static,
-    {
-        let plan = move |key: &Key, now| -> Result<_, E> {
-            allow(&key.record)?;
+        let plan = move |key: &Key, now, ceiling: &Ceiling| {
+            if !update.only_disables() {
+                let present = key.record.scopes.iter().cloned();
+                ceiling.check(present.chain(update.granted()))?;
+            }
             if key.record.revoked_at.is_some() {
-                return Err(KeyError::revoked(id).into());
+                return Err(KeyError::revoked(id));
             }
             let record = update.applied_to(&key.record, now)?;
             if record == key.record {
@@ -212,26 +208,12 @@ impl ApiKeys {
     /// [`KeyErrorKind::TooManyCredentials`], [`KeyErrorKind::Contended`],
     /// [`KeyErrorKind::Store`].
     pub async fn rotate(&self, id: KeyId, grace: Duration) -> Result<Issued, KeyError> {
-        self.rotate_if(id, grace, |_| Ok(())).await
-    }
-
-    /// As [`ApiKeys::rotate`], if `allow` has nothing against it: it is asked about the very
-    /// version of the key that the new secret is for.
-    pub(crate) async fn rotate_if<E>(
-        &self,
-        id: KeyId,
-        grace: Duration,
-        allow: impl Fn(&KeyRecord) -> Result<(), E> + Send + 'static,
-    ) -> Result<Issued, E>
-    where
-        E: From<KeyError> + Send + 'static,
-    {
         let this = self.clone();
-        let plan = move |key: &Key, now: Timestamp| -> Result<_, E> {
-            allow(&key.record)?;
+        let plan = move |key: &Key, now: Timestamp, ceiling: &Ceiling| {
+            ceiling.check(key.record.scopes.iter().cloned())?;
             match key.record.status(now) {
-                KeyStatus::Revoked => return Err(KeyError::revoked(id).into()),
-                KeyStatus::Expired => return Err(KeyError::expired(id).into()),
+                KeyStatus::Revoked => return Err(KeyError::revoked(id)),
+                KeyStatus::Expired => return Err(KeyError::expired(id)),
                 KeyStatus::Active | KeyStatus::Disabled => {}
             }
             let (secret, credential) = this.new_credential(&key.record, now)?;
@@ -254,7 +236,7 @@ impl ApiKeys {
     ///
     /// [`KeyErrorKind::NotFound`], [`KeyErrorKind::Contended`], [`KeyErrorKind::Store`].
     pub async fn revoke(&self, id: KeyId) -> Result<Changed, KeyError> {
-        let plan = |key: &Key, now| {
+        let plan = |key: &Key, now, _: &Ceiling| {
             if key.record.revoked_at.is_some() {
                 return Ok(Plan::unchanged(()));
             }

@@ -67,7 +67,7 @@ impl TestPrincipal {
         // A handler sees nothing of credits, and there is no balance that they could be charged to.
         record.credits = None;
         let credential = Credential {
-            digest: KeyDigest::from_bytes([0; 32]),
+            digest: KeyDigest::OF_TESTS,
             pepper: None,
             start: format!("{}_{}_test", record.prefix, record.environment),
             imported: false,

@@ -14,6 +14,8 @@
 //! Whatever fails at 1 to 4 is one and the same answer to the client. Nothing is charged before
 //! the last two steps, so a refused request costs nothing.
 
+#[cfg(feature = "admin")]
+mod acting;
 mod attempt;
 mod held;
 mod nested;
@@ -25,6 +27,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+#[cfg(feature = "admin")]
+pub(crate) use acting::ActingKey;
 pub(crate) use attempt::Admission;
 pub use attempt::{Attempt, Verified};
 

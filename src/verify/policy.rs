@@ -195,7 +195,7 @@ impl Parts {
     }
 
     #[inline]
-    fn check_status(&self, key: &CachedKey, now: Moment) -> Result<(), DenialReason> {
+    pub(super) fn check_status(&self, key: &CachedKey, now: Moment) -> Result<(), DenialReason> {
         match key.status(now) {
             KeyStatus::Active if key.is_imported && !self.accept_imported => {
                 Err(DenialReason::Imported)
@@ -284,7 +284,7 @@ impl Parts {
 }
 
 #[inline]
-fn check_address(key: &CachedKey, address: FindAddress<'_>) -> Result<(), Denial> {
+pub(super) fn check_address(key: &CachedKey, address: FindAddress<'_>) -> Result<(), Denial> {
     let allowed = &key.record.allowed_addresses;
     let fits = |address: IpAddr| {
         let address = address.to_canonical();

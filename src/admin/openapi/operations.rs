@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::schemas::{self, EXAMPLE_ID};
 use crate::admin::query::{DEFAULT_EVENTS, MAX_EVENTS, MAX_LIMIT};
+use crate::admin::{BODY_DEADLINE, MAX_BODY};
 use crate::openapi::reference;
 use crate::store::KeyFilter;
 
@@ -41,7 +42,7 @@ fn issue() -> Value {
             "name": "billing", "owner": "acme", "scopes": ["orders:read"],
             "limits": [{ "name": "burst", "quota": 100, "window_seconds": 60 }],
         })),
-        "responses": answers("201", created, &["400", "413", "415", "422"]),
+        "responses": answers("201", created, &["400", "408", "413", "415", "422"]),
     })
 }
 
@@ -89,11 +90,11 @@ fn update() -> Value {
         "tags": ["keys"],
         "operationId": "updateKey",
         "summary": "Change a key",
-        "description": "Changes what is given; the rest stays. Every scope that is given, and \
-            every scope of a key that is switched on, must be covered by one of the caller's own, \
-            or the answer is 403.",
+        "description": "Changes what is given; the rest stays. Every scope that is given and every \
+            present scope of the key must be covered by one of the caller's own, or the answer is \
+            403. To switch the key off and change nothing else needs no such cover.",
         "requestBody": request("ApiKeyPatch", &json!({ "enabled": false })),
-        "responses": answers("200", key, &["400", "404", "409", "413", "415", "422"]),
+        "responses": answers("200", key, &["400", "404", "408", "409", "413", "415", "422"]),
     })
 }
 
@@ -111,7 +112,7 @@ fn rotate() -> Value {
             Every scope of the key must be covered by one of the caller's own, or the answer is \
             403.",
         "requestBody": request("ApiKeyRotation", &json!({ "grace_seconds": 86_400 })),
-        "responses": answers("201", created, &["400", "404", "409", "413", "415", "422"]),
+        "responses": answers("201", created, &["400", "404", "408", "409", "413", "415", "422"]),
     })
 }
 
@@ -203,7 +204,9 @@ fn query(name: &str, description: &str, schema: &Value) -> Value {
 fn request(schema: &str, example: &Value) -> Value {
     json!({
         "required": true,
-        "description": format!("At most {} bytes.", crate::admin::MAX_BODY),
+        "description": format!(
+            "At most {MAX_BODY} bytes, within {} seconds.", BODY_DEADLINE.as_secs(),
+        ),
         "content": {
             "application/json": { "schema": reference("schemas", schema), "example": example },
         },
@@ -233,6 +236,7 @@ fn answers(status: &str, done: Value, refusals: &[&str]) -> Value {
             "400q" => "ApiKeyBadQuery",
             "400" => "ApiKeyBadBody",
             "404" => "ApiKeyNotFound",
+            "408" => "ApiKeyBodyTooSlow",
             "409" => "ApiKeyConflict",
             "413" => "ApiKeyBodyTooLarge",
             "415" => "ApiKeyUnsupportedBody",

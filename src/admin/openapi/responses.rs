@@ -22,6 +22,10 @@ pub(super) fn responses() -> Value {
             comes back; or it has as many live secrets as it can have; or many change it at once.",
             "key key_01JDB2Z0X8Q4W7M3T5R9V6N1KC is revoked for good; issue a new one", None,
         ),
+        "ApiKeyBodyTooSlow": problem(
+            "408", "request_timeout", "The body took too long to arrive.",
+            "the body took longer than 10 seconds", None,
+        ),
         "ApiKeyBodyTooLarge": problem(
             "413", "content_too_large", "The body is too large.",
             "the body must not be over 65536 bytes", None,
@@ -81,6 +85,7 @@ fn problem(
 fn title(status: &str) -> &str {
     match status {
         "404" => "Not Found",
+        "408" => "Request Timeout",
         "409" => "Conflict",
         "413" => "Payload Too Large",
         "415" => "Unsupported Media Type",

@@ -68,6 +68,7 @@ fn patch() -> Value {
             "credits": budget("The budget from now on, whatever was left. Null: it needs none."),
             "metadata": metadata(),
             "expires_at": nullable(described(time(), END)),
+            "allowed_addresses": networks(),
             "enabled": { "type": "boolean", "description": "Switches the key on or off." },
         },
     })

@@ -7,8 +7,9 @@ let signedIn = false;
 /** Aborts what the present session still reads. */
 let session = new AbortController();
 
-/** The API is mounted where the page is: at `/admin` for `/admin` and for `/admin/`. */
-const BASE = location.pathname.replace(/\/+$/, '');
+/** The API is mounted where the page is: at `/admin` for `/admin` and for `/admin/`. With the origin,
+    because a path such as `//example.org/admin` alone would name another host (RFC 3986 §4.2). */
+const BASE = location.origin + location.pathname.replace(/\/+$/, '');
 
 /** A request that failed. `status` is 0 where no answer came. */
 class Failure extends Error {
@@ -77,7 +78,7 @@ function explain(error) {
   if (status === 403 && scopes.length) {
     const needed = `${scopes.length > 1 ? 'scopes' : 'scope'} ${scopes.join(', ')}`;
     const own = scopes.every((scope) => scope.startsWith('keys:'));
-    return `Your key lacks the ${needed}${own ? '.' : ': it cannot hand out what it does not hold.'}`;
+    return `Your key lacks the ${needed}${own ? '.' : ': it cannot hand out or change what it does not hold.'}`;
   }
   if (code === 'address_not_allowed') return 'Your key may not be used from your address.';
   if (status === 404) return 'There is no such key.';

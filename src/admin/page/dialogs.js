@@ -86,10 +86,9 @@ function fillKeyDialog(key) {
   say($('key-dialog-title'), key ? 'Edit key' : 'Issue key');
   say($('key-dialog-submit'), key ? 'Save' : 'Issue key');
   $('new-only').hidden = Boolean(key);
-  $('new-addresses-field').hidden = Boolean(key);
   for (const field of ['name', 'owner', 'environment', 'prefix']) $(`new-${field}`).value = key?.[field] ?? '';
   $('new-scopes').value = key?.scopes.join(' ') ?? '';
-  $('new-addresses').value = '';
+  $('new-addresses').value = key?.allowed_addresses.join('\n') ?? '';
   $('new-limits').replaceChildren();
   key?.limits.forEach(addLimit);
   fillCredits(key?.credits);
@@ -157,6 +156,7 @@ function readKeyChanges() {
     credits: readCredits(),
     metadata: readMetadata(),
     expires_at: readExpiry(),
+    allowed_addresses: words($('new-addresses').value).map(asNetwork),
   };
 }
 
@@ -166,7 +166,6 @@ function readNewKey() {
     owner: $('new-owner').value.trim() || null,
     environment: $('new-environment').value.trim() || null,
     prefix: $('new-prefix').value.trim() || null,
-    allowed_addresses: words($('new-addresses').value).map(asNetwork),
   };
 }
 

@@ -64,7 +64,7 @@ pub(crate) async fn revoke(
     tell(&keys, &key, "Revoked", output).await
 }
 
-async fn tell(
+pub(crate) async fn tell(
     keys: &ApiKeys,
     key: &Changed,
     what: &str,

@@ -16,6 +16,7 @@ mod show;
 mod standing;
 mod store;
 mod table;
+mod update;
 mod usage;
 mod values;
 mod veil;
@@ -65,6 +66,7 @@ enum Command {
     Issue(issue::Args),
     List(list::Args),
     Show(show::Args),
+    Update(update::Args),
     Rotate(rotate::Args),
     Disable(changes::Disable),
     Enable(changes::Enable),
@@ -129,6 +131,7 @@ async fn run(cli: Cli) -> Result<Answer, Failure> {
         Command::Issue(args) => issue::run(args, &global, &mut output).await,
         Command::List(args) => list::run(args, &global, &mut output).await,
         Command::Show(args) => show::run(&args, &global, &mut output).await,
+        Command::Update(args) => update::run(args, &global, &mut output).await,
         Command::Rotate(args) => rotate::run(&args, &global, &mut output).await,
         Command::Disable(args) => changes::disable(&args, &global, &mut output).await,
         Command::Enable(args) => changes::enable(&args, &global, &mut output).await,

@@ -193,6 +193,48 @@ async fn an_edit_sends_what_was_changed_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn allowed_addresses_are_seen_and_set() {
+    let service = Service::start().await;
+    let networks = ["10.0.0.0/8", "2001:db8::/32"].map(|network| network.parse().unwrap());
+    let new = NewKey::named("reports").allowed_addresses(networks);
+    let id = service.issue(new).await.key().record.id;
+    let stored = async || {
+        let record = service.keys.get(id).await.unwrap().record;
+        (record.version, json!(record.allowed_addresses))
+    };
+    let browser = service.signed_in().await;
+    browser.open(&format!("{}#{id}", service.page)).await;
+    let shown = "#key dl > div:nth-child(7) dd";
+    browser.sees(shown, "10.0.0.0/8\n2001:db8::/32").await;
+
+    // What nobody touched is not sent.
+    browser.click("#do-edit").await;
+    browser
+        .until("$('new-addresses').value === '10.0.0.0/8\\n2001:db8::/32'")
+        .await;
+    browser.click("#key-dialog-submit").await;
+    browser.sees("#notice", "The key was changed.").await;
+    assert_eq!(stored().await.0, 1);
+
+    browser.click("#do-edit").await;
+    browser.fill("#new-addresses", "10.0.0.0/8 192.0.2.7").await;
+    browser.click("#key-dialog-submit").await;
+    browser.sees(shown, "10.0.0.0/8\n192.0.2.7/32").await;
+    let networks = json!(["10.0.0.0/8", "192.0.2.7/32"]);
+    assert_eq!(stored().await, (2, networks));
+
+    browser.click("#do-edit").await;
+    browser.fill("#new-addresses", "10.0.0.0/8 nowhere").await;
+    browser.click("#key-dialog-submit").await;
+    browser.sees("#new-addresses-error", "nowhere").await;
+    browser.fill("#new-addresses", "").await;
+    browser.click("#key-dialog-submit").await;
+    browser.sees(shown, "Everywhere").await;
+    assert_eq!(stored().await, (3, json!([])));
+    browser.assert_no_errors();
+}
+
+#[tokio::test]
 async fn credits_are_seen_and_set() {
     let service = Service::start().await;
     let new = NewKey::named("trial").scopes(["orders:read"]);

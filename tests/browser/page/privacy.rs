@@ -1,11 +1,17 @@
 //! What the page must not do, whatever it is given.
 
+use std::future::IntoFuture;
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
 use serde_json::json;
+use tokio::net::TcpListener;
+use tower::ServiceExt;
 use tower_api_key::NewKey;
 
-use super::Service;
+use super::{Browser, Service};
 
 #[tokio::test]
 async fn no_text_of_a_key_is_ever_markup() {
@@ -137,4 +143,34 @@ async fn an_admin_key_is_kept_nowhere_and_goes_nowhere_else() {
         .await;
     let text = browser.eval("document.documentElement.outerHTML").await;
     assert!(!text.as_str().unwrap().contains(&id.to_string()));
+}
+
+#[tokio::test]
+async fn a_path_that_looks_like_a_host_is_none() {
+    let service = Service::start().await;
+    // A server that ignores what stands before its own paths, as some proxies do.
+    let behind = "//elsewhere.example";
+    let app = service
+        .app
+        .clone()
+        .map_request(move |mut request: Request<Body>| {
+            let path = request.uri().to_string();
+            let own = path.strip_prefix(behind).unwrap_or(&path);
+            *request.uri_mut() = own.parse().unwrap();
+            request
+        });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    let server = axum::serve(listener, Router::new().fallback_service(app));
+    tokio::spawn(server.into_future());
+
+    let browser = Browser::start().await;
+    browser.open(&format!("{origin}{behind}/admin")).await;
+    browser.sign_in(&service.root).await;
+    browser.sees(".keys tbody th a", "root").await;
+    let below = format!("{origin}{behind}/admin");
+    for url in browser.requests() {
+        assert!(url.starts_with(&below) || url.starts_with("data:"), "{url}");
+    }
+    browser.assert_no_errors();
 }

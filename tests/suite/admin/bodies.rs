@@ -179,7 +179,12 @@ async fn a_bad_change_is_refused_with_the_field() {
         (r#"{"owner":"x"}"#, "owner"),
         (r#"{"prefix":"sk"}"#, "prefix"),
         (r#"{"environment":"live"}"#, "environment"),
-        (r#"{"allowed_addresses":[]}"#, "allowed_addresses"),
+        (r#"{"allowed_addresses":null}"#, "allowed_addresses"),
+        (r#"{"allowed_addresses":["::1"]}"#, "allowed_addresses[0]"),
+        (
+            r#"{"allowed_addresses":["::/0","10.0.0.0/33"]}"#,
+            "allowed_addresses[1]",
+        ),
         (r#"{"revoked_at":null}"#, "revoked_at"),
     ] {
         let refused = admin.patch(&path(id), body).await;

@@ -1,24 +1,9 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use async_trait::async_trait;
 use axum::http::Method;
-use jiff::Timestamp;
-use serde_json::json;
-use tower_api_key::{
-    ApiKeyLayer, Credential, CreditBalance, CreditGrant, CreditReturn, EventCursor, EventPage, Key,
-    KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore,
-    KeyUpdate, MemoryStore, ScopeSet, StoreError, StoredKey, UsageBucket, UsageDelta, admin,
-};
+use serde_json::{Value, json};
+use tower_api_key::{ApiKeyLayer, Credits, KeyUpdate, NewKey, RateLimit, admin};
 
-use super::{Admin, Answer, issue, path};
-
-#[track_caller]
-fn assert_lacking(answer: Answer, scopes: &str) {
-    let challenge = format!(r#"Bearer realm="api", error="insufficient_scope", scope="{scopes}""#);
-    assert_eq!(answer.header("www-authenticate"), challenge, "{answer:?}");
-    answer.problem(403, "insufficient_scope");
-}
+use super::overtaken::Overtaken;
+use super::{Admin, assert_lacking, issue, path};
 
 #[tokio::test]
 async fn a_caller_grants_only_what_it_covers() {
@@ -94,15 +79,66 @@ async fn a_stronger_key_is_not_switched_on() {
     );
     assert!(!admin.keys.get(id).await.unwrap().record.enabled);
 
-    patch(json!({"enabled": false, "name": "m"}))
-        .await
-        .with(200);
+    patch(json!({"enabled": false})).await.with(200);
     admin
         .keys
         .update(id, KeyUpdate::new().scopes(["orders:read"]))
         .await
         .unwrap();
     patch(json!({"enabled": true})).await.with(200);
+}
+
+#[tokio::test]
+async fn a_stronger_key_is_not_changed() {
+    let admin = Admin::new().await;
+    let weak = admin.caller(&["keys:write", "orders:*"]).await;
+    let strong = admin.caller(&["keys:*", "orders:*", "users:*"]).await;
+    let new = NewKey::named("billing")
+        .scopes(["orders:read", "users:read"])
+        .limit(RateLimit::per_minute(1))
+        .credits(Credits::new(1))
+        .expires_at("2026-12-01T00:00:00Z".parse().unwrap())
+        .allowed_addresses(["10.0.0.0/8".parse().unwrap()]);
+    let id = admin.keys.issue(new).await.unwrap().key().record.id;
+    let before = admin.keys.get(id).await.unwrap();
+    let patch = async |caller: &str, body: &Value| {
+        let body = body.clone();
+        admin.call(caller, Method::PATCH, &path(id), body).await
+    };
+    let changes = [
+        json!({"expires_at": null}),
+        json!({"limits": []}),
+        json!({"credits": null}),
+        json!({"allowed_addresses": []}),
+        json!({"scopes": []}),
+        json!({"scopes": ["orders:read"]}),
+        json!({"name": "n"}),
+        json!({"metadata": {}}),
+        json!({"enabled": true}),
+        json!({}),
+    ];
+    for change in &changes {
+        assert_lacking(patch(&weak, change).await, "users:read");
+        let mut mixed = change.clone();
+        mixed["enabled"] = false.into();
+        if mixed != json!({"enabled": false}) {
+            assert_lacking(patch(&weak, &mixed).await, "users:read");
+        }
+    }
+    assert_eq!(admin.keys.get(id).await.unwrap(), before);
+
+    // What is granted and not held is named as well.
+    let granted = json!({"scopes": ["files:read", "users:read"]});
+    assert_lacking(patch(&weak, &granted).await, "users:read files:read");
+
+    // Everybody who may change keys may stop one.
+    patch(&weak, &json!({"enabled": false})).await.with(200);
+    for change in &changes {
+        patch(&strong, change).await.with(200);
+    }
+    let other = issue(&admin.keys, &["users:read"]).await.0;
+    let deleted = admin.call(&weak, Method::DELETE, &path(other), "").await;
+    deleted.with(200);
 }
 
 #[tokio::test]
@@ -113,113 +149,33 @@ async fn the_ceiling_is_decided_on_the_version_that_changes() {
     let (id, _) = issue(&admin.keys, &["orders:read"]).await;
     let (path, grace) = (path(id), json!({"grace_seconds": 0}));
     let rotate = path.clone() + "/rotate";
-    let on = json!({"enabled": true});
+    let strengthen = || {
+        store.before_next_change(|other| async move {
+            let stronger = KeyUpdate::new().scopes(["orders:read", "users:read"]);
+            other.update(id, stronger).await.unwrap();
+        });
+    };
 
-    store.strengthen_before_next_change();
+    strengthen();
     let rotated = admin
         .call(&caller, Method::POST, &rotate, grace.clone())
         .await;
     assert_lacking(rotated, "users:read");
     assert_eq!(admin.keys.get(id).await.unwrap().credentials.len(), 1);
 
-    let weak = KeyUpdate::new().scopes(["orders:read"]).enabled(false);
-    admin.keys.update(id, weak).await.unwrap();
-    store.strengthen_before_next_change();
-    let patched = admin.call(&caller, Method::PATCH, &path, on).await;
-    assert_lacking(patched, "users:read");
-    assert!(!admin.keys.get(id).await.unwrap().record.enabled);
-}
-
-/// A store in which, when told so, another process is faster: it gives the key a further scope
-/// after the key was read and before the next change is written.
-#[derive(Clone, Debug, Default)]
-struct Overtaken {
-    inner: MemoryStore,
-    armed: Arc<AtomicBool>,
-}
-
-impl Overtaken {
-    fn strengthen_before_next_change(&self) {
-        self.armed.store(true, Ordering::Relaxed);
-    }
-}
-
-#[async_trait]
-impl KeyStore for Overtaken {
-    async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
-        self.inner.find(digest).await
-    }
-}
-
-#[async_trait]
-impl KeyRepository for Overtaken {
-    async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
-        if self.armed.swap(false, Ordering::Relaxed) {
-            let mut first = change.clone();
-            let stored = self.inner.get(change.record.id).await?.unwrap();
-            first.record.scopes = ScopeSet::new(["orders:read", "users:read"]).unwrap();
-            first.record.enabled = stored.record.enabled;
-            (first.end_credentials_at, first.add_credential) = (None, None);
-            assert!(self.inner.apply(&first).await?);
-        }
-        self.inner.apply(change).await
-    }
-
-    async fn insert(
-        &self,
-        record: &KeyRecord,
-        credential: &Credential,
-        event: &KeyEvent,
-    ) -> Result<(), StoreError> {
-        self.inner.insert(record, credential, event).await
-    }
-
-    async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
-        self.inner.get(id).await
-    }
-
-    async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
-        self.inner.list(filter).await
-    }
-
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
-        self.inner.record_usage(batch).await
-    }
-
-    async fn usage(
-        &self,
-        id: KeyId,
-        from: Timestamp,
-        to: Timestamp,
-    ) -> Result<Vec<UsageBucket>, StoreError> {
-        self.inner.usage(id, from, to).await
-    }
-
-    async fn events(
-        &self,
-        id: KeyId,
-        before: Option<EventCursor>,
-        limit: usize,
-    ) -> Result<EventPage, StoreError> {
-        self.inner.events(id, before, limit).await
-    }
-
-    async fn take_credits(
-        &self,
-        id: KeyId,
-        at_least: u64,
-        at_most: u64,
-        now: Timestamp,
-    ) -> Result<Option<CreditGrant>, StoreError> {
-        self.inner.take_credits(id, at_least, at_most, now).await
-    }
-
-    async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
-        self.inner.give_back_credits(returns).await
-    }
-
-    async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
-        self.inner.credits(ids).await
+    for change in [
+        json!({"enabled": true}),
+        json!({"name": "n"}),
+        json!({"scopes": []}),
+    ] {
+        let weak = KeyUpdate::new().scopes(["orders:read"]).enabled(false);
+        let weak = admin.keys.update(id, weak).await.unwrap().into_key().record;
+        strengthen();
+        let patched = admin.call(&caller, Method::PATCH, &path, change).await;
+        assert_lacking(patched, "users:read");
+        let stored = admin.keys.get(id).await.unwrap().record;
+        assert_eq!((stored.enabled, stored.name), (false, weak.name));
+        assert_eq!(stored.scopes.len(), 2);
     }
 }
 
@@ -323,4 +279,44 @@ async fn it_can_be_nested_in_a_router_behind_a_layer_of_the_same_keys() {
     let issued = admin.post("/admin/keys", new).await;
     assert!(issued.header("location").starts_with("/admin/keys/key_"));
     issued.with(201);
+}
+
+#[tokio::test]
+async fn a_key_of_another_environment_administers_nothing() {
+    let mut admin = Admin::new().await;
+    let new = NewKey::named("test").environment("test").scopes(["*"]);
+    let test = admin.keys.issue(new).await.unwrap();
+    let test = test.secret().expose();
+    let id = path(admin.root_id);
+    let routes = [
+        (Method::POST, "/admin/keys".to_owned()),
+        (Method::GET, "/admin/keys".to_owned()),
+        (Method::GET, id.clone()),
+        (Method::PATCH, id.clone()),
+        (Method::DELETE, id.clone()),
+        (Method::POST, id.clone() + "/rotate"),
+        (Method::GET, id.clone() + "/usage"),
+        (Method::GET, id.clone() + "/events"),
+        (Method::PUT, "/admin/keys".to_owned()),
+        (Method::GET, "/admin/x".to_owned()),
+    ];
+    for (method, path) in routes {
+        let refused = admin.call(test, method.clone(), &path, "").await;
+        let nobody = admin.call("sk_live_bad", method, &path, "").await;
+        assert_eq!(refused.text, nobody.text, "{path}");
+        assert_eq!(refused.headers, nobody.headers, "{path}");
+        refused.problem(401, "invalid_key");
+    }
+    assert_eq!(
+        admin.get("/admin/keys").await.with(200)["keys"][1]["status"],
+        "active"
+    );
+
+    // The application may decide otherwise.
+    let layer = ApiKeyLayer::new(&admin.keys);
+    admin.app = axum::Router::new().nest("/admin", admin::router_with_layer(&admin.keys, &layer));
+    admin
+        .call(test, Method::GET, "/admin/keys", "")
+        .await
+        .with(200);
 }

@@ -34,6 +34,8 @@ async fn a_patch_changes_what_it_names_and_nothing_else() {
         ("limits", json!([])),
         ("metadata", json!({"b": "2"})),
         ("metadata", json!({})),
+        ("allowed_addresses", json!(["192.0.2.0/24", "::1/128"])),
+        ("allowed_addresses", json!([])),
         ("expires_at", json!("2028-01-01T00:00:00Z")),
         ("expires_at", json!(null)),
         ("expires_at", json!("2027-06-01T00:00:00Z")),
@@ -48,7 +50,7 @@ async fn a_patch_changes_what_it_names_and_nothing_else() {
     let events = admin.get(&(path + "/events")).await.with(200);
     assert_eq!(
         events["events"].as_array().unwrap().len(),
-        11,
+        13,
         "none for {{}}"
     );
 }

@@ -3,9 +3,11 @@
 mod bodies;
 mod ceiling;
 mod changing;
+mod held;
 mod history;
 mod issuing;
 mod listing;
+mod overtaken;
 mod refusals;
 
 use std::sync::{Mutex, PoisonError};
@@ -43,7 +45,7 @@ impl Admin {
     }
 
     async fn of(builder: Builder<impl KeyRepository>) -> Self {
-        let clock = ManualClock::new("2026-11-23T10:00:00Z".parse().unwrap());
+        let clock = clock();
         let keys = builder
             .format(KeyFormat::new("sk").prefix("pk"))
             .clock(clock.clone())
@@ -132,6 +134,11 @@ impl Admin {
     }
 }
 
+/// The clock that every test here begins with.
+fn clock() -> ManualClock {
+    ManualClock::new("2026-11-23T10:00:00Z".parse().unwrap())
+}
+
 async fn issue(keys: &ApiKeys, scopes: &[&str]) -> (KeyId, String) {
     let new = NewKey::named("made before").scopes(scopes.iter().copied());
     let (secret, key) = keys.issue(new).await.unwrap().into_parts();
@@ -174,4 +181,12 @@ impl Answer {
         let value = self.headers.get(name);
         value.map_or("", |value| value.to_str().unwrap())
     }
+}
+
+/// Checks for the answer to a caller that lacks these scopes.
+#[track_caller]
+fn assert_lacking(answer: Answer, scopes: &str) {
+    let challenge = format!(r#"Bearer realm="api", error="insufficient_scope", scope="{scopes}""#);
+    assert_eq!(answer.header("www-authenticate"), challenge, "{answer:?}");
+    answer.problem(403, "insufficient_scope");
 }

@@ -5,6 +5,7 @@ mod importing;
 mod keys;
 mod output;
 mod scanning;
+mod updating;
 mod verifying;
 
 use std::io::Write;

@@ -1,5 +1,6 @@
 //! The write side: what it changes, what it refuses, and what it leaves behind.
 
+mod authority;
 mod contention;
 mod ends;
 mod records;
@@ -11,8 +12,8 @@ use std::time::Duration;
 
 use tower_api_key::testing::ManualClock;
 use tower_api_key::{
-    ApiKeys, EventAction, KeyError, KeyErrorKind, KeyFormat, KeyId, KeyRepository, MemoryStore,
-    NewKey, SqliteStore,
+    ApiKeys, EventAction, KeyError, KeyErrorKind, KeyFilter, KeyFormat, KeyId, KeyRepository,
+    MemoryStore, NewKey, SqliteStore,
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
