@@ -8,6 +8,7 @@ mod client;
 mod credential;
 mod exposure;
 mod fields;
+mod forwarded;
 mod future;
 mod layer;
 #[cfg(feature = "openapi")]

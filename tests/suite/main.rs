@@ -3,6 +3,7 @@
 mod admin;
 mod allocations;
 mod cache;
+mod clear_text;
 mod cli;
 mod clients;
 mod contract;
@@ -10,6 +11,7 @@ mod core_support;
 mod credits;
 mod extractors;
 mod fleet;
+mod forwarded;
 mod hot_keys;
 mod http_caches;
 mod importing;
