@@ -170,6 +170,10 @@ impl Denial {
         self.0.key.as_deref()
     }
 
+    pub(crate) fn shared_key(&self) -> Option<&Arc<CachedKey>> {
+        self.0.key.as_ref()
+    }
+
     /// The scopes that are required here, all of them; those granted are not told.
     pub fn required_scopes(&self) -> &[Scope] {
         &self.0.required

@@ -13,7 +13,7 @@ use super::{ApiKeyService, CredentialSources, DenialBody, TrustedProxies};
 use crate::denial::Denial;
 use crate::limit::RateLimit;
 use crate::registry::ApiKeys;
-use crate::requirements::{LimitBy, Requirements};
+use crate::requirements::{LayerId, LimitBy, Requirements};
 use crate::verify::Verifier;
 
 /// Lets only requests with a good key through.
@@ -91,7 +91,10 @@ impl ApiKeyLayer {
         let sources = CredentialSources::default();
         let policy = Policy {
             verifier: keys.as_ref().clone(),
-            needs: Requirements::new(),
+            needs: Requirements {
+                layer: LayerId::next(),
+                ..Requirements::new()
+            },
             key_headers: sources.key_headers(),
             sources,
             optional: false,
@@ -297,6 +300,7 @@ impl ApiKeyLayer {
     fn with(&self, change: impl FnOnce(&mut Policy)) -> Self {
         let mut policy = (*self.policy).clone();
         change(&mut policy);
+        policy.needs.layer = LayerId::next();
         Self {
             policy: Arc::new(policy),
         }

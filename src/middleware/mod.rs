@@ -15,6 +15,7 @@ mod layer;
 mod openapi;
 mod owed;
 mod response;
+mod route;
 mod service;
 
 pub use body::DenialBody;

@@ -13,6 +13,7 @@ use super::future::{PendingJudgement, ResponseFuture, Waiting};
 use super::layer::Policy;
 use super::owed::{Owed, Place};
 use super::response::refuse;
+use super::route::route;
 use crate::denial::{Denial, DenialReason};
 use crate::principal::KeyPrincipal;
 use crate::telemetry;
@@ -176,6 +177,8 @@ impl Policy {
     /// Decides on a request that was verified already, by another layer or by a test.
     fn decide_on_top<B>(&self, principal: &KeyPrincipal, request: &mut Request<B>) -> Course {
         let place = if principal.answered {
+            self.verifier
+                .note_inner(principal, &self.needs, &route(request));
             Place::Nested
         } else {
             self.outermost(None)
@@ -210,7 +213,7 @@ impl Policy {
 
     /// The principal that a layer of the same keys around this one has verified, or a test has given.
     #[inline]
-    fn outer_principal<'r, B>(
+    pub(super) fn outer_principal<'r, B>(
         &self,
         request: &'r Request<B>,
     ) -> Option<&'r KeyPrincipal> {

@@ -17,6 +17,7 @@
 mod attempt;
 mod exposed;
 mod held;
+mod inner;
 mod nested;
 mod policy;
 
@@ -27,6 +28,7 @@ use futures_util::future::BoxFuture;
 
 pub(crate) use attempt::{Admission, Origin};
 pub use attempt::{Attempt, Verified};
+pub(crate) use inner::InnerLayers;
 
 use crate::cache::{Cached, CachedKey, Fingerprint, KeyCache, Sought};
 use crate::clock::{Clock, Moment};
@@ -63,6 +65,7 @@ pub(crate) struct Parts {
     pub(crate) accounts: Option<Arc<Accounts>>,
     pub(crate) realm: Realm,
     pub(crate) log_budgets: LogBudgets,
+    pub(crate) inner_layers: InnerLayers,
 }
 
 /// Finds where a request comes from: few requests are asked for it.

@@ -20,6 +20,7 @@ mod keyserver;
 mod layers;
 mod limit_headers;
 mod log;
+mod nested_limits;
 mod openapi;
 mod postgres;
 mod redis_bus;
