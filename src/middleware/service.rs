@@ -162,12 +162,11 @@ impl Policy {
         let outer = self.outer_principal(request);
         let is_nested = outer.is_some();
         if let Some(exposure) = &self.exposure {
-            match outer {
-                Some(principal) => exposure.disable_key(principal, &self.needs),
-                None => {
-                    let secrets = self.sources.find_all(request);
-                    exposure.disable_secrets(secrets, self.origin(request), &self.needs);
-                }
+            if let Some(principal) = outer {
+                exposure.disable_key(principal, &self.needs);
+            } else {
+                let secrets = self.sources.find_all(request);
+                exposure.disable_secrets(secrets, self.origin(request), &self.needs);
             }
         }
         self.withhold_credentials(request);

@@ -140,3 +140,63 @@ impl InnerLayers {
         (!within.is_empty()).then_some(within)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::requirements::LayerId;
+
+    fn layer(cost: u64) -> Requirements {
+        Requirements {
+            layer: LayerId::next(),
+            ..Requirements::new().cost(cost)
+        }
+    }
+
+    fn costs(layers: &InnerLayers, route: u64, around: usize) -> Vec<u64> {
+        let within = layers.within(route, around).unwrap_or_default();
+        within.iter().map(|(_, needs)| needs.cost.units()).collect()
+    }
+
+    #[test]
+    fn layers_are_known_in_their_order_from_each_of_them_inwards() {
+        let layers = InnerLayers::default();
+        let all = [layer(1), layer(2), layer(3)];
+        for _ in 0..2 {
+            for (around, needs) in all.iter().enumerate() {
+                layers.note(7, around + 1, needs);
+            }
+        }
+        assert_eq!(costs(&layers, 7, 0), [1, 2, 3]);
+        assert_eq!(costs(&layers, 7, 2), [3]);
+        assert_eq!(costs(&layers, 7, 3), [0; 0]);
+        assert_eq!(costs(&layers, 8, 0), [0; 0]);
+    }
+
+    #[test]
+    fn another_layer_takes_the_place_of_one_and_of_all_within_it() {
+        let layers = InnerLayers::default();
+        let (first, within, other) = (layer(1), layer(2), layer(3));
+        let reach = |stack: &[&Requirements]| {
+            for (around, needs) in stack.iter().enumerate() {
+                layers.note(7, around + 1, needs);
+            }
+            costs(&layers, 7, 0)
+        };
+        for _ in 0..3 {
+            assert_eq!(reach(&[&first, &within]), [1, 2]);
+            assert_eq!(reach(&[&other]), [3]);
+        }
+    }
+
+    #[test]
+    fn the_routes_are_bounded_and_those_reached_last_are_known() {
+        let layers = InnerLayers::default();
+        let needs = layer(1);
+        for route in (0..5 * InnerLayers::MOST as u64).chain(0..9) {
+            layers.note(route, 1, &needs);
+            assert_eq!(costs(&layers, route, 0), [1], "{route}");
+            assert!(layers.routes.lock().unwrap().len() <= InnerLayers::MOST);
+        }
+    }
+}

@@ -232,21 +232,22 @@ async fn each_credential_among_several_is_exposed() {
     for _ in 0..8 {
         issued.push(bench.issue(NewKey::named("x")).await);
     }
-    let secrets: Vec<_> = issued.iter().map(|key| key.secret().expose()).collect();
-    let [a, b, c, d, e, f, g, h] = secrets[..] else {
-        unreachable!("there are eight")
-    };
-    let (first, second) = (format!("Bearer {a}"), format!("bearer  {b}"));
-    let (list, list_of_schemes) = (format!("{e}, {f}"), format!("Bearer {g},Bearer {h}"));
+    let secret = |index: usize| issued[index].secret().expose();
+    let (first, second) = (
+        format!("Bearer {}", secret(0)),
+        format!("bearer  {}", secret(1)),
+    );
+    let list = format!("{}, {}", secret(2), secret(3));
+    let list_of_schemes = format!("Bearer {},Bearer {}", secret(4), secret(5));
     let lines: [(&str, &[u8]); 6] = [
         ("authorization", first.as_bytes()),
         ("authorization", second.as_bytes()),
         ("authorization", list_of_schemes.as_bytes()),
         ("authorization", b"Basic bm9ib2R5"),
-        ("x-api-key", c.as_bytes()),
+        ("x-api-key", secret(6).as_bytes()),
         ("x-old-key", list.as_bytes()),
     ];
-    let answer = send(&app, get(&format!("/?k={d}"), &lines)).await;
+    let answer = send(&app, get(&format!("/?k={}", secret(7)), &lines)).await;
     assert_eq!(
         (answer.status, &*answer.code()),
         (403, "insecure_transport")
