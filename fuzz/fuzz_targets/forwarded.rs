@@ -1,6 +1,5 @@
-//! Whatever stands in a `Forwarded` header, the parser reads what RFC 7239 says and no more: no text
-//! within quotes becomes an element or a parameter, and no client is named by a line with a quote
-//! that does not close.
+//! Any `Forwarded` header is read as RFC 7239 has it. No text within quotes becomes an element or a
+//! parameter, and a quote that does not close is noticed.
 #![no_main]
 
 use std::net::IpAddr;

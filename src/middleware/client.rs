@@ -28,7 +28,7 @@ use crate::verify::Origin;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
-/// Whether the connection that a request came over is encrypted, in its extensions.
+/// Encryption of the connection that a request came over, in its extensions.
 ///
 /// Put it there where TLS ends in this process, since no request says it reliably. Where a router
 /// serves TLS alone, `.layer(axum::Extension(SecureTransport(true)))` around it does.
@@ -122,7 +122,7 @@ impl TrustedProxies {
         }
     }
 
-    /// Whether the client's connection is encrypted, if the proxies say it.
+    /// Returns whether the client's connection is encrypted, if the proxies say it.
     fn is_secure(&self, headers: &HeaderMap) -> Option<bool> {
         match self.dialect {
             Dialect::XForwarded => {
@@ -136,7 +136,7 @@ impl TrustedProxies {
     }
 }
 
-/// What a proxy says of a client that came to it.
+/// Statement of a proxy about a client that came to it.
 #[derive(Clone, Copy)]
 struct Claim {
     /// `None` where it is hidden, or makes no sense.
@@ -191,7 +191,7 @@ pub(super) fn origin<B>(request: &Request<B>, proxies: Option<&TrustedProxies>) 
     }
 }
 
-/// Whether nobody between the client and its TLS could read the request.
+/// Returns whether the client's connection is encrypted, as far as it is known.
 pub(super) fn is_secure<B>(request: &Request<B>, proxies: Option<&TrustedProxies>) -> bool {
     let claimed = trusted(proxies, peer_address(request))
         .and_then(|(proxies, _)| proxies.is_secure(request.headers()));

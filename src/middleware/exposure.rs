@@ -73,7 +73,7 @@ impl Exposure {
         }
     }
 
-    /// Where there are too many, the key is disabled when it is seen again: it goes on being refused.
+    /// Disables a key, unless many are being disabled: then it is disabled when it is seen again.
     async fn disable(&self, id: KeyId) {
         let Ok(_permit) = self.changes.try_acquire() else {
             return;

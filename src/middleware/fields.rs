@@ -57,7 +57,7 @@ fn write_one(headers: &mut HeaderMap, legacy: bool, standing: Standing<'_>) {
     }
 }
 
-/// Writes limits that have to be told apart, or whose `t` may not be above `ceiling`: a client that
+/// Writes limits whose names have to differ, or whose `t` may not be above `ceiling`: a client that
 /// waits for the last of them would wait longer than it has to.
 fn write_told(headers: &mut HeaderMap, legacy: bool, limits: &[Told<'_>], ceiling: Option<u64>) {
     if limits.is_empty() {
@@ -83,7 +83,7 @@ fn write_told(headers: &mut HeaderMap, legacy: bool, limits: &[Told<'_>], ceilin
     }
 }
 
-/// A limit as answers tell it.
+/// A limit with its name in an answer.
 pub(super) struct Told<'a> {
     pub(super) name: Cow<'a, str>,
     pub(super) is_violated: bool,
@@ -92,16 +92,16 @@ pub(super) struct Told<'a> {
     status: &'a LimitStatus,
 }
 
-/// The limits of one answer: each once, as it stands after all layers have charged it, or, where it
-/// counts for the key in one layer and for its owner in another, as it stands with whoever has less
+/// The limits of one answer, each once, as it stands after all layers have charged it. A limit that
+/// counts for the key in one layer and for its owner in another stands as with the one that has less
 /// left. Each has a name that no other has:
 ///
 /// - A limit of the key has its own. A layer's defaults stand in the place of a key's limits.
 /// - A limit of a route has its own, and `:route` after it where a limit of the key has the same.
 /// - Of several that would still have one name, the second one has `:2` after it, and so on.
 ///
-/// No limit's own name has a colon. At most 16 are told, for intermediaries refuse long headers; the
-/// last ones are left out, but none that is violated before one that is not.
+/// No limit's own name has a colon. The list ends after 16 limits, since intermediaries refuse long
+/// headers. The last ones are left out, and those that are violated only after all others.
 pub(super) fn told<'a>(all: impl Iterator<Item = Standing<'a>>) -> Vec<Told<'a>> {
     const MOST: usize = 2 * RateLimits::MAX_LEN;
     let mut told: Vec<Told<'a>> = Vec::new();

@@ -12,6 +12,7 @@
 //!
 //! The file uses nothing else of this crate: `fuzz/fuzz_targets/forwarded.rs` includes it.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Reads the elements of one field line, from left to right.
@@ -25,7 +26,7 @@ pub(super) struct Elements<'a> {
     rest: Option<&'a [u8]>,
 }
 
-/// What one proxy says of the request that came to it.
+/// One proxy's description of the request that came to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Element<'a> {
     /// The `for` parameter: the node that sent the request.
@@ -34,7 +35,7 @@ pub(super) struct Element<'a> {
     pub(super) proto: Option<Value<'a>>,
 }
 
-/// Why an element cannot be read.
+/// Reason for which an element cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Malformed {
     /// The element does not follow the grammar.
@@ -49,7 +50,7 @@ pub(super) enum Malformed {
 pub(super) struct Value<'a> {
     /// The text without its quotes.
     text: &'a [u8],
-    /// Whether a backslash escapes the byte after it.
+    /// Set where a backslash escapes the byte after it.
     is_quoted: bool,
 }
 
@@ -102,17 +103,16 @@ impl<'a> Element<'a> {
     /// The address that the request came from. `None` for `unknown` and for obfuscated identifiers
     /// (RFC 7239 §6.2, §6.3), and where the element names no node.
     pub(super) fn address(&self) -> Option<IpAddr> {
-        // The longest address has 45 characters, and brackets and a port around it.
-        let mut room = [0; 64];
-        let mut length = 0;
-        for byte in self.node?.bytes() {
-            *room.get_mut(length)? = byte;
-            length += 1;
-        }
-        node_address(std::str::from_utf8(&room[..length]).ok()?)
+        let node = self.node?;
+        let text = if node.is_quoted && node.text.contains(&b'\\') {
+            Cow::Owned(node.bytes().collect())
+        } else {
+            Cow::Borrowed(node.text)
+        };
+        node_address(std::str::from_utf8(&text).ok()?)
     }
 
-    /// Whether the request came over TLS, if the element says by which scheme it came.
+    /// Returns whether the request came over TLS, if the element names the scheme.
     pub(super) fn is_secure(&self) -> Option<bool> {
         let scheme = self.proto?.bytes().map(|byte| byte.to_ascii_lowercase());
         Some(scheme.eq(*b"https"))
@@ -165,8 +165,7 @@ fn is_port(port: &str) -> bool {
     }
 }
 
-/// What stands before the first `separator` outside of quotes, and what follows it. `None`, when a
-/// quoted string does not end.
+/// Splits `text` at the first `separator` outside of quotes. `None`, when a quoted string does not end.
 fn split_first(text: &[u8], separator: u8) -> Option<(&[u8], Option<&[u8]>)> {
     let mut at = 0;
     while let Some(&byte) = text.get(at) {
@@ -181,7 +180,7 @@ fn split_first(text: &[u8], separator: u8) -> Option<(&[u8], Option<&[u8]>)> {
     Some((text, None))
 }
 
-/// Where the quoted string ends that has begun before `text`.
+/// Finds the end of the quoted string that has begun before `text`.
 fn closing_quote(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -204,7 +203,7 @@ pub(super) fn trim(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Whether `text` is a token (RFC 9110 §5.6.2).
+/// Returns whether `text` is a token (RFC 9110 §5.6.2).
 fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|&byte| is_token_byte(byte))
 }
@@ -213,7 +212,7 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Whether a quoted string can have this byte, escaped or not: any text but control characters.
+/// Returns whether a quoted string can have this byte, escaped or not: any but control characters.
 fn is_quotable(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7f)
 }

@@ -205,7 +205,7 @@ impl Policy {
         Course::PassAnonymous(key_headers)
     }
 
-    /// Where the request comes from, as far as it is known.
+    /// Returns the origin of the request, as far as it is known.
     fn origin<B>(&self, request: &Request<B>) -> Origin {
         origin(request, self.proxies.as_ref())
     }

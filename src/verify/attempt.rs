@@ -14,7 +14,7 @@ pub struct Attempt<'a> {
     pub(super) address: Option<IpAddr>,
 }
 
-/// Where a request comes from, as far as it is known.
+/// Origin of a request, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Origin {
     /// Address of the client, which a key may have to be allowed for.

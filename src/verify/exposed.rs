@@ -16,8 +16,8 @@ impl Verifier {
     /// kind that `needs` accept.
     ///
     /// Everything else that is no good key counts as a failed attempt, and an address with too many of
-    /// them causes no lookup: a stranger must not learn more, nor ask more of the store, than by trying
-    /// keys over TLS. A text that needs a lookup while no permit of `lookups` is free is passed over.
+    /// them causes no lookup. So a stranger learns no more than by trying keys over TLS, and asks no more
+    /// of the store. A text that needs a lookup while no permit of `lookups` is free is passed over.
     pub(crate) async fn find_exposed(
         &self,
         text: &[u8],

@@ -1,9 +1,9 @@
 //! Layers further inside, which an outer layer's denial has to know of.
 //!
-//! An outer layer decides before a request gets to the inner ones. Over a limit of its own it can say
-//! when that one has room, but not when theirs have: a client that obeys "1 second" would then be
-//! refused by an inner limit for another 56. So each inner layer leaves a note of what it asks for at
-//! the route that was reached, and a denial at the same route is made for all of them together.
+//! An outer layer decides before a request gets to the inner ones. Over a limit of its own it knows when
+//! that one has room, but not when theirs have. A client that obeys "1 second" would then be refused by
+//! an inner limit for another 56. So each inner layer leaves a note of what it asks for at the route that
+//! was reached. A denial at the same route is made for all of them together.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -20,7 +20,7 @@ use crate::limit::Decision;
 use crate::principal::KeyPrincipal;
 use crate::requirements::Requirements;
 
-/// What inner layers asked for at the routes that were reached lately.
+/// Notes of what inner layers asked for, at the routes that were reached lately.
 #[derive(Default)]
 pub(crate) struct InnerLayers {
     hasher: RandomState,

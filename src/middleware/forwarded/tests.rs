@@ -59,8 +59,11 @@ fn nodes_are_read_as_rfc_7239_writes_them() {
     ] {
         assert_eq!(address(line), wanted, "{line}");
     }
-    let long = format!(r#"for="{}""#, "1".repeat(10_000));
-    assert_eq!(address(&long), None);
+    // No part has a longest form, other than the address.
+    let long = "1".repeat(10_000);
+    assert_eq!(address(&format!(r#"for="{long}""#)), None);
+    assert_eq!(address(&format!(r#"for="192.0.2.43:_{long}""#)), v4);
+    assert_eq!(address(&format!(r#"for="192.0.2.\43:_{long}""#)), v4);
 }
 
 #[test]
@@ -239,8 +242,7 @@ proptest! {
         prop_assert_eq!(read(&line), wanted);
     }
 
-    /// Whatever stands to the left of a proxy's own element, a client that it names is that one or
-    /// unknown.
+    /// A client's text to the left of a proxy's own element makes the client unknown at most.
     #[test]
     fn nothing_to_the_left_changes_what_a_proxy_says(before in hostile(), inside in hostile()) {
         let mut line = before;
