@@ -14,7 +14,7 @@ use crate::limit::{
     Acquire, Charge, Decision, LimitReport, LimitSpace, Limiter, RateLimit, RateLimits, Standing,
     Subject,
 };
-use crate::requirements::{Cost, LimitBy, Requirements};
+use crate::requirements::{Cost, LayerId, LimitBy, Requirements};
 use crate::verify::Admission;
 
 /// What one layer charges for a request.
@@ -28,6 +28,10 @@ pub(crate) struct Bill {
     credits: Reserved,
     /// When it was charged.
     at: Moment,
+    /// Whether it was not charged, but only may be.
+    is_planned: bool,
+    /// The layer that charges it.
+    layer: LayerId,
     /// What the layers around this one charged for the same request.
     earlier: Option<Arc<Admission>>,
 }
@@ -57,6 +61,8 @@ impl Bill {
             pays: true,
             credits: Reserved::default(),
             at: now,
+            is_planned: false,
+            layer: needs.layer,
             earlier: None,
         }
     }
@@ -72,8 +78,16 @@ impl Bill {
             pays: false,
             credits: Reserved::default(),
             at: now,
+            is_planned: false,
+            layer: LayerId::default(),
             earlier: None,
         }
+    }
+
+    /// The same bill, of which nothing is charged.
+    pub(crate) fn planned(mut self) -> Self {
+        self.is_planned = true;
+        self
     }
 
     /// What a further layer charges on top of what was charged for `admission`. Where it names a
@@ -191,14 +205,14 @@ impl Bill {
     }
 
     /// How it stands with the limits of this bill, which was not charged, and of those before it,
-    /// which will be taken back; and, for a request that is `over` one of them, when all of it
+    /// which will be taken back unless they are only planned; and, for a request that is `over` one of them, when all of it
     /// would be admitted. The report is one of admission if it would be now.
     pub(crate) fn foresee(&self, key: &CachedKey, limiter: &Limiter, over: bool) -> LimitReport {
         let sums = self.sums(key);
         let foresee = |sum: &Sum<'_>, over| {
             let refunds: Vec<_> = self
                 .charged()
-                .filter(|bill| subject(key, bill.by).id() == sum.subject.id())
+                .filter(|bill| !bill.is_planned && subject(key, bill.by).id() == sum.subject.id())
                 .flat_map(|bill| {
                     let charges = bill.charges(key, bill.cost.units()).into_iter();
                     charges.map(|charge| (charge, bill.at))
@@ -239,6 +253,12 @@ impl Bill {
             }
         }
         sums
+    }
+
+    /// How many layers are around the one that charges this, and which is the outermost of all.
+    pub(crate) fn position(&self) -> (usize, LayerId) {
+        let outermost = self.charged().last().unwrap_or(self);
+        (self.charged().count(), outermost.layer)
     }
 
     /// The bills before this one, the last one first.

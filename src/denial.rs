@@ -36,7 +36,7 @@ pub enum DenialKind {
     AddressNotAllowed,
     /// The key has too few credits left (429).
     CreditsExhausted,
-    /// The key was sent in clear text (403).
+    /// The request came in clear text, with a key or without one (403).
     InsecureTransport,
     /// The key lacks a scope that is required here (403).
     InsufficientScope,
@@ -113,7 +113,7 @@ pub enum DenialReason {
     Scope,
     /// The store could not tell.
     Store,
-    /// The key came over a connection that is not encrypted.
+    /// The request came over a connection that is not encrypted.
     Transport,
     /// The store has no such key.
     Unknown,
@@ -168,6 +168,10 @@ impl Denial {
 
     pub(crate) fn key(&self) -> Option<&CachedKey> {
         self.0.key.as_deref()
+    }
+
+    pub(crate) fn shared_key(&self) -> Option<&Arc<CachedKey>> {
+        self.0.key.as_ref()
     }
 
     /// The scopes that are required here, all of them; those granted are not told.
@@ -304,7 +308,7 @@ impl fmt::Display for Denial {
                 "the API key has too few credits left, and no refill is due"
             }
             (DenialKind::InsecureTransport, _) => {
-                "an API key was sent without TLS, where others can read it: replace it"
+                "the request came without TLS: others can read an API key in it, so replace that key"
             }
             (DenialKind::InsufficientScope, _) => "the API key lacks a scope that is required here",
             (DenialKind::InvalidKey, _) => "the API key is not valid",

@@ -80,7 +80,8 @@ guide!(
     ["limits", "scaling"],
     "[`PostgresStore`], [`RedisBus`], [`limit::RedisLimiter`], [`CacheConfig`], \
      [`TrustedProxies`], [`ApiKeyLayer::trust_proxies`], [`ApiKeyLayer::require_tls`], \
-     [`ApiKeyLayer::disable_exposed`], [`SecureTransport`], [`ApiKeys::shutdown`]"
+     [`ApiKeyLayer::disable_exposed`], [`KeyFormat::secret_prefix`], [`SecureTransport`], \
+     [`ApiKeys::shutdown`]"
 );
 guide!(
     leaked_key,

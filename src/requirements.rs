@@ -32,6 +32,20 @@ pub struct Requirements {
     pub(crate) limit_by: LimitBy,
     /// Stands for the scopes, prefixes and environments.
     pub(crate) demand: Demand,
+    /// The layer that asks for this, if one does.
+    pub(crate) layer: LayerId,
+}
+
+/// Identifier of a layer with one set of requirements. The default stands for no layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct LayerId(u64);
+
+impl LayerId {
+    /// Another one than all before.
+    pub(crate) fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// Which scopes, prefixes and environments are asked for: those of one demand are always the same,
@@ -189,6 +203,18 @@ impl Requirements {
     pub fn limit_by(mut self, whom: LimitBy) -> Self {
         self.limit_by = whom;
         self
+    }
+
+    /// The same without what is asked of a key before anything is charged.
+    pub(crate) fn of_charges(&self) -> Self {
+        Self {
+            cost: self.cost,
+            default_limits: self.default_limits.clone(),
+            route_limits: self.route_limits.clone(),
+            limit_by: self.limit_by,
+            layer: self.layer,
+            ..Self::default()
+        }
     }
 }
 

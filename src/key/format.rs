@@ -20,6 +20,8 @@ use super::ApiKey;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFormat {
     prefixes: Vec<String>,
+    /// The further ones among them whose keys are secret.
+    secret_prefixes: Vec<String>,
     environments: Vec<String>,
     heads: Vec<Head>,
 }
@@ -33,6 +35,7 @@ impl KeyFormat {
     pub fn new(prefix: &str) -> Self {
         let format = Self {
             prefixes: Vec::new(),
+            secret_prefixes: Vec::new(),
             environments: vec!["live".to_owned(), "test".to_owned()],
             heads: Vec::new(),
         };
@@ -55,6 +58,20 @@ impl KeyFormat {
             self.prefixes.push(prefix.to_owned());
         }
         self.rebuild()
+    }
+
+    /// Adds a further prefix, for keys that are as secret as those of the first, such as `rk` for
+    /// restricted ones. A route accepts them only where it says so.
+    ///
+    /// Keys of any other further prefix are taken for publishable:
+    /// [`disable_exposed`](crate::ApiKeyLayer::disable_exposed) does not disable them.
+    ///
+    /// # Panics
+    ///
+    /// As [`KeyFormat::new`].
+    pub fn secret_prefix(mut self, prefix: &str) -> Self {
+        self.secret_prefixes.push(prefix.to_owned());
+        self.prefix(prefix)
     }
 
     /// Sets the environments there are; the first is the default for new keys. Default: `live`
@@ -85,6 +102,12 @@ impl KeyFormat {
     /// The prefix of secret keys: the one that every route accepts.
     pub fn default_prefix(&self) -> &str {
         &self.prefixes[0]
+    }
+
+    /// Returns whether keys of `prefix` are secret: those of the first prefix, and of each
+    /// [secret one](KeyFormat::secret_prefix).
+    pub fn is_secret(&self, prefix: &str) -> bool {
+        prefix == self.default_prefix() || self.secret_prefixes.iter().any(|known| known == prefix)
     }
 
     /// The environment of a new key that names none.

@@ -113,12 +113,12 @@ impl RateLimit {
             .unwrap_or_else(|error| panic!("invalid rate limit of {quota} per {name}: {error}"))
     }
 
-    /// The limit as an item of the `RateLimit-Policy` field.
-    pub(crate) fn policy_item(&self) -> String {
+    /// The limit as an item of the `RateLimit-Policy` field, by the `name` that it has there.
+    pub(crate) fn policy_item(&self, name: &str) -> String {
         let Self {
-            name,
             quota,
             window_seconds,
+            ..
         } = self;
         format!("\"{name}\";q={quota};w={window_seconds}")
     }

@@ -92,6 +92,13 @@ impl<'a> Standing<'a> {
             })
     }
 
+    /// Whether each limit has a name that no other has.
+    #[inline]
+    pub(crate) fn has_distinct_names(self) -> bool {
+        let taken = |limit: &RateLimit| self.base.iter().any(|base| base.name() == limit.name());
+        !self.route.iter().any(taken)
+    }
+
     /// The report that says the same.
     pub(crate) fn to_report(self) -> LimitReport {
         LimitReport::new(self.base.clone(), self.route.clone(), self.decision.clone())

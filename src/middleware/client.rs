@@ -1,28 +1,37 @@
-//! Who the client is and how it is connected, where proxies may stand in between.
+//! The client's address and the safety of its connection, where proxies may stand in between.
 //!
-//! 1. The peer is who holds the connection: [`ClientAddress`] in the request's extensions, and
-//!    axum's `ConnectInfo` otherwise.
+//! 1. The peer holds the connection: [`ClientAddress`] in the request's extensions, and axum's
+//!    `ConnectInfo` otherwise.
 //! 2. Of a peer that is no [trusted proxy](TrustedProxies) no header is believed.
-//! 3. A trusted proxy is believed about who came to it, and so on from right to left: the client is
-//!    the first that is no trusted proxy, or the left-most. Whatever stands further to the left is
-//!    the client's own invention.
-//! 4. A proxy that does not say who came to it leaves the client unknown.
+//! 3. A trusted proxy is believed about the client that came to it, and so on from right to left: the
+//!    client is the first that is no trusted proxy, or the left-most. Text further to the left is the
+//!    client's own invention.
+//! 4. A proxy that does not name its client leaves the client unknown. So do an address that is hidden,
+//!    and an element that does not parse. The failed attempts of such clients count for their proxy.
+//! 5. No part of the request itself proves TLS: the target may be `https://…`, and HTTP/2's `:scheme`
+//!    may say `https`, on a connection in clear text.
 
-use std::net::{IpAddr, SocketAddr};
+#[cfg(feature = "axum")]
+use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use http::header::FORWARDED;
-use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, Request};
 use ipnet::IpNet;
+
+use super::forwarded::{Element, Malformed, elements, node_address, trim};
+use crate::verify::Origin;
 
 /// The address that a request came from, in its extensions. Put it there where axum's `ConnectInfo`
 /// is not to be had, or says something else; this one comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
-/// Whether the connection that a request came over is encrypted, in its extensions. Put it there
-/// where TLS ends in this process: HTTP/1.1 does not tell it.
+/// Encryption of the connection that a request came over, in its extensions.
+///
+/// Put it there where TLS ends in this process, since no request says it reliably. Where a router
+/// serves TLS alone, `.layer(axum::Extension(SecureTransport(true)))` around it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SecureTransport(pub bool);
 
@@ -73,123 +82,133 @@ impl TrustedProxies {
             .any(|network| network.contains(&address))
     }
 
-    /// The client that is behind `peer`.
-    fn client(&self, headers: &HeaderMap, peer: IpAddr) -> Option<IpAddr> {
-        let mut client = peer;
-        for hop in self.hops(headers) {
-            if !self.trusts(client) {
-                break;
+    /// The claim about the client that is behind a trusted peer. `None`, where the peer says nothing.
+    fn claim(&self, headers: &HeaderMap) -> Option<Claim> {
+        let unreadable = Some(Claim::UNREADABLE);
+        let mut claim = None;
+        match self.dialect {
+            Dialect::XForwarded => {
+                for line in headers.get_all(X_FORWARDED_FOR) {
+                    for item in line.as_bytes().split(|byte| *byte == b',') {
+                        claim = Some(self.extend(claim, Claim::of_address(item)));
+                    }
+                }
             }
-            client = hop.address?;
+            Dialect::Forwarded => {
+                for line in headers.get_all(FORWARDED) {
+                    for element in elements(line.as_bytes()) {
+                        let next = match element {
+                            Ok(element) => Claim::of_element(&element),
+                            Err(Malformed::Element) => Claim::UNREADABLE,
+                            Err(Malformed::Quote) => return unreadable,
+                        };
+                        claim = Some(self.extend(claim, next));
+                    }
+                }
+            }
         }
-        Some(client)
+        claim
     }
 
-    /// Whether the client's connection is encrypted, if the proxies tell.
-    fn is_secure(&self, headers: &HeaderMap, peer: IpAddr) -> Option<bool> {
+    /// The claim that holds after `next` was read, which stands to the right of `claim`. A trusted
+    /// proxy is believed about its client; of anybody else only what others say counts.
+    fn extend(&self, claim: Option<Claim>, next: Claim) -> Claim {
+        match (claim, next.address) {
+            (Some(claim), Some(proxy)) if self.trusts(proxy) => Claim {
+                reporter: claim.reporter.or(next.address),
+                ..claim
+            },
+            _ => next,
+        }
+    }
+
+    /// Returns whether the client's connection is encrypted, if the proxies say it.
+    fn is_secure(&self, headers: &HeaderMap) -> Option<bool> {
         match self.dialect {
             Dialect::XForwarded => {
                 // The nearest proxy's word: it has set the header, or added to it.
-                let last = items(headers, &X_FORWARDED_PROTO).next()?;
-                Some(last.eq_ignore_ascii_case("https"))
+                let line = headers.get_all(X_FORWARDED_PROTO).iter().next_back()?;
+                let last = line.as_bytes().rsplit(|byte| *byte == b',').next()?;
+                Some(trim(last).eq_ignore_ascii_case(b"https"))
             }
-            Dialect::Forwarded => {
-                // The word of the proxy that the client came to.
-                let mut address = Some(peer);
-                let mut secure = None;
-                for hop in self.hops(headers) {
-                    if !address.is_some_and(|address| self.trusts(address)) {
-                        break;
-                    }
-                    (address, secure) = (hop.address, hop.secure);
-                }
-                secure
-            }
+            Dialect::Forwarded => self.claim(headers)?.is_secure,
         }
-    }
-
-    /// What the proxies tell, the nearest of them first.
-    fn hops<'h>(&self, headers: &'h HeaderMap) -> impl Iterator<Item = Hop> + use<'h> {
-        let (name, read): (_, fn(&str) -> Hop) = match self.dialect {
-            Dialect::Forwarded => (&FORWARDED, Hop::of_element),
-            Dialect::XForwarded => (&X_FORWARDED_FOR, Hop::of_address),
-        };
-        items(headers, name).map(read)
     }
 }
 
-/// What a proxy tells of whoever came to it.
-struct Hop {
-    /// Not known where it is hidden, or makes no sense.
+/// Statement of a proxy about a client that came to it.
+#[derive(Clone, Copy)]
+struct Claim {
+    /// `None` where it is hidden, or makes no sense.
     address: Option<IpAddr>,
-    secure: Option<bool>,
+    /// `None` where the proxy does not say it.
+    is_secure: Option<bool>,
+    /// The trusted proxy that makes the claim. `None` for the peer.
+    reporter: Option<IpAddr>,
 }
 
-impl Hop {
-    fn of_address(text: &str) -> Self {
+impl Claim {
+    /// No client may profit from a claim that it has made unreadable, so it counts as clear text too.
+    const UNREADABLE: Self = Self {
+        address: None,
+        is_secure: Some(false),
+        reporter: None,
+    };
+
+    /// An item of `X-Forwarded-For`: an address alone, in brackets, or with a port. An item that is
+    /// empty is that of a proxy which does not name its client.
+    fn of_address(item: &[u8]) -> Self {
+        let text = std::str::from_utf8(trim(item)).unwrap_or_default();
+        let bare = text.parse::<Ipv6Addr>().map(IpAddr::from);
         Self {
-            address: address(text),
-            secure: None,
+            address: bare.ok().or_else(|| node_address(text)),
+            is_secure: None,
+            reporter: None,
         }
     }
 
-    /// As in `for=192.0.2.60;proto=https` (RFC 7239 §4).
-    fn of_element(text: &str) -> Self {
-        let parameter = |wanted: &str| {
-            let mut pairs = text.split(';').filter_map(|pair| pair.split_once('='));
-            pairs
-                .find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted))
-                .map(|(_, value)| value.trim().trim_matches('"'))
-        };
+    fn of_element(element: &Element<'_>) -> Self {
         Self {
-            address: parameter("for").and_then(address),
-            secure: parameter("proto").map(|scheme| scheme.eq_ignore_ascii_case("https")),
+            address: element.address(),
+            is_secure: element.is_secure(),
+            reporter: None,
         }
     }
 }
 
-/// The items of a list, over all its lines, the last one first. No address or scheme has a comma
-/// in it, quoted or not.
-fn items<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> + use<'h> {
-    headers.get_all(name).iter().rev().flat_map(|line| {
-        // Item by item: what is no text may be the client's, and what follows it a proxy's.
-        let items = line.as_bytes().rsplit(|byte| *byte == b',');
-        items.map(|item| std::str::from_utf8(item).map_or("?", str::trim))
+/// The origin of a request, as far as it is known.
+pub(super) fn origin<B>(request: &Request<B>, proxies: Option<&TrustedProxies>) -> Origin {
+    let peer = peer_address(request);
+    let Some((proxies, peer)) = trusted(proxies, peer) else {
+        return peer.into();
+    };
+    let claim = proxies.claim(request.headers());
+    let address = claim.and_then(|claim| claim.address);
+    let reporter = claim.and_then(|claim| claim.reporter).unwrap_or(peer);
+    Origin {
+        address,
+        accountable: Some(address.unwrap_or(reporter)),
+    }
+}
+
+/// Returns whether the client's connection is encrypted, as far as it is known.
+pub(super) fn is_secure<B>(request: &Request<B>, proxies: Option<&TrustedProxies>) -> bool {
+    let claimed = trusted(proxies, peer_address(request))
+        .and_then(|(proxies, _)| proxies.is_secure(request.headers()));
+    claimed.unwrap_or_else(|| {
+        let transport = request.extensions().get::<SecureTransport>();
+        transport.is_some_and(|SecureTransport(secure)| *secure)
     })
 }
 
-/// An address as proxies write it: alone, in brackets, or with a port.
-fn address(text: &str) -> Option<IpAddr> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'));
-    let address = bare.unwrap_or(text).parse().ok();
-    address.or_else(|| text.parse().ok().map(|address: SocketAddr| address.ip()))
-}
-
-/// The address of the client behind a request, if it is known.
-pub(super) fn client_address<B>(
-    request: &Request<B>,
+/// The proxies and the peer, if it is one of them.
+fn trusted(
     proxies: Option<&TrustedProxies>,
-) -> Option<IpAddr> {
-    let peer = peer_address(request)?;
-    match proxies {
-        Some(proxies) => proxies.client(request.headers(), peer),
-        None => Some(peer),
-    }
-}
-
-/// Whether nobody between the client and its TLS could read the request.
-pub(super) fn is_secure<B>(request: &Request<B>, proxies: Option<&TrustedProxies>) -> bool {
-    let trusted = proxies
-        .zip(peer_address(request))
-        .filter(|(proxies, peer)| proxies.trusts(*peer));
-    let told = trusted.and_then(|(proxies, peer)| proxies.is_secure(request.headers(), peer));
-    let known = told.or_else(|| {
-        let transport = request.extensions().get::<SecureTransport>();
-        transport.map(|SecureTransport(secure)| *secure)
-    });
-    known.unwrap_or_else(|| request.uri().scheme() == Some(&Scheme::HTTPS))
+    peer: Option<IpAddr>,
+) -> Option<(&TrustedProxies, IpAddr)> {
+    proxies
+        .zip(peer)
+        .filter(|(proxies, peer)| proxies.trusts(*peer))
 }
 
 fn peer_address<B>(request: &Request<B>) -> Option<IpAddr> {

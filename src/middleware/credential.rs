@@ -1,5 +1,8 @@
 use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue, Request, Uri};
+use zeroize::Zeroizing;
+
+use super::forwarded::{is_token_byte, trim};
 
 /// Where in a request the key may be.
 ///
@@ -104,7 +107,7 @@ impl CredentialSources {
                 if std::mem::replace(&mut authorization, true) {
                     return Found::Several;
                 }
-                if let Some(credential) = self.after_scheme(line) {
+                if let Some(credential) = self.after_scheme(line.as_bytes()) {
                     found.add(Source::Authorization, credential);
                 }
             } else if let Some(index) = self.headers.iter().position(|ours| ours.name == name) {
@@ -121,6 +124,32 @@ impl CredentialSources {
         found
     }
 
+    /// Copies of all credentials in all sources, for a request that others may have read. Of a list in
+    /// one line, as an intermediary makes of several lines (RFC 9110 §5.3), each member is one.
+    ///
+    /// At most 16: a client has few keys, and each of them may cost a lookup.
+    pub(super) fn find_all<B>(&self, request: &Request<B>) -> Vec<Zeroizing<Vec<u8>>> {
+        const MOST: usize = 16;
+        let in_headers = request.headers().iter().flat_map(|(name, line)| {
+            let of_scheme = name == AUTHORIZATION && self.after_scheme(line.as_bytes()).is_some();
+            let is_source = of_scheme || self.headers.iter().any(|ours| ours.name == name);
+            let members = line.as_bytes().split(|&byte| byte == b',');
+            members.filter(move |_| is_source).map(move |member| {
+                let member = trim(member);
+                let after_scheme = self.after_scheme(member).filter(|_| of_scheme);
+                after_scheme.unwrap_or(member)
+            })
+        });
+        let query = request.uri().query().filter(|_| !self.query.is_empty());
+        let in_query = query.into_iter().flat_map(parameters);
+        let in_query = in_query.filter(|(name, _)| self.is_parameter(name));
+        in_headers
+            .chain(in_query.map(|(_, value)| value.as_bytes()))
+            .take(MOST)
+            .map(|credential| Zeroizing::new(credential.to_vec()))
+            .collect()
+    }
+
     /// Takes the credential out of the request, so that no handler, log or upstream sees it.
     pub(super) fn remove<B>(&self, source: Source, request: &mut Request<B>) {
         match source {
@@ -134,7 +163,7 @@ impl CredentialSources {
     pub(super) fn remove_all<B>(&self, request: &mut Request<B>) {
         let headers = request.headers_mut();
         let mut lines = headers.get_all(AUTHORIZATION).iter();
-        if lines.any(|line| self.after_scheme(line).is_some()) {
+        if lines.any(|line| self.after_scheme(line.as_bytes()).is_some()) {
             headers.remove(AUTHORIZATION);
         }
         for header in &self.headers {
@@ -195,13 +224,12 @@ impl CredentialSources {
     /// What follows one of the schemes and its spaces (RFC 9110 §11.4). Nothing, when the scheme
     /// is another one: then it is no credential of ours. A scheme is a token, so a tab or a comma
     /// ends ours as well; what follows is then a bad credential rather than none.
-    fn after_scheme<'a>(&self, line: &'a HeaderValue) -> Option<&'a [u8]> {
-        let line = line.as_bytes();
+    fn after_scheme<'a>(&self, line: &'a [u8]) -> Option<&'a [u8]> {
         let mut rest = self.schemes.iter().find_map(|ours| {
             let (scheme, rest) = line.split_at_checked(ours.len())?;
             let ends_here = match rest.first() {
                 None | Some(b' ') => true,
-                Some(&byte) => !is_token(byte),
+                Some(&byte) => !is_token_byte(byte),
             };
             let ours = ours.as_bytes();
             // Most clients write it as we do, which is seen at once.
@@ -267,11 +295,6 @@ impl<'r> Found<'r> {
             Self::One(..) | Self::Several => Self::Several,
         };
     }
-}
-
-/// Whether a token (RFC 9110 §5.6.2) can have this byte.
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// The bytes of a parameter's name, of which any may be percent-encoded (RFC 3986 §2.1): a key

@@ -1,4 +1,3 @@
-use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -7,76 +6,91 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use crate::principal::KeyPrincipal;
 use crate::record::KeyId;
 use crate::registry::ApiKeys;
+use crate::requirements::Requirements;
+use crate::telemetry;
+use crate::verify::Origin;
 
-/// Disables keys that were seen in clear text.
+/// Disables keys that were seen in clear text, in the background: the time that the answer takes must
+/// not show whether there is such a key.
 #[derive(Clone)]
 pub(super) struct Exposure {
     keys: ApiKeys,
-    at_once: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
 }
 
 impl Exposure {
-    /// The most secrets that are looked up at one time. Bad ones are looked up too, and whoever
-    /// sends many of them must not keep the store busy.
+    /// The most secrets that are looked up at one time, and the most keys that are disabled at one time.
+    /// A flood of made-up secrets must not keep the store busy, nor keep real ones from being disabled.
     const AT_ONCE: usize = 8;
 
     pub(super) fn new(keys: &ApiKeys) -> Self {
         Self {
             keys: keys.acting_as("clear_text"),
-            at_once: Arc::new(Semaphore::new(Self::AT_ONCE)),
+            lookups: Arc::new(Semaphore::new(Self::AT_ONCE)),
+            changes: Arc::new(Semaphore::new(Self::AT_ONCE)),
         }
     }
 
-    /// Disables the key whose secret this is, in the background: how long it takes would tell
-    /// whether there is one.
-    pub(super) fn disable_secret(&self, secret: &[u8]) {
-        let (keys, secret) = (self.keys.clone(), Zeroizing::new(secret.to_vec()));
-        self.in_background(async move {
-            let id = keys.verifier().identify(&secret).await?;
-            if let Some(id) = id {
-                keys.disable(id).await?;
+    /// Disables the keys of these secrets, as far as they are of a secret kind that `needs` accept.
+    pub(super) fn disable_secrets(
+        &self,
+        secrets: Vec<Zeroizing<Vec<u8>>>,
+        origin: Origin,
+        needs: &Requirements,
+    ) {
+        if secrets.is_empty() {
+            return;
+        }
+        let (this, needs) = (self.clone(), needs.clone());
+        in_background(async move {
+            for secret in secrets {
+                let verifier = this.keys.verifier();
+                let found = verifier.find_exposed(&secret, origin, &needs, &this.lookups);
+                match found.await {
+                    Ok(Some(id)) => this.disable(id).await,
+                    Ok(None) => {}
+                    Err(outage) => verifier.log(|budgets, now| {
+                        telemetry::exposed_key_unchanged(&outage, budgets, now);
+                    }),
+                }
             }
-            Ok(id)
         });
     }
 
     /// Disables a key that was verified before it was seen how it came.
-    pub(super) fn disable_key(&self, id: KeyId) {
-        let keys = self.keys.clone();
-        self.in_background(async move {
-            keys.disable(id).await?;
-            Ok(Some(id))
-        });
+    pub(super) fn disable_key(&self, principal: &KeyPrincipal, needs: &Requirements) {
+        let found = self
+            .keys
+            .verifier()
+            .find_exposed_key(principal.key(), needs);
+        if let Some(id) = found {
+            let this = self.clone();
+            in_background(async move { this.disable(id).await });
+        }
     }
 
-    /// Where there are too many, the key is disabled when it is seen again: it goes on being refused.
-    fn in_background(
-        &self,
-        disabling: impl Future<Output = Result<Option<KeyId>, Failure>> + Send + 'static,
-    ) {
-        let permit = Arc::clone(&self.at_once).try_acquire_owned();
-        let (Ok(permit), Ok(runtime)) = (permit, Handle::try_current()) else {
+    /// Disables a key, unless many are being disabled: then it is disabled when it is seen again.
+    async fn disable(&self, id: KeyId) {
+        let Ok(_permit) = self.changes.try_acquire() else {
             return;
         };
-        runtime.spawn(async move {
-            match disabling.await {
-                Ok(Some(id)) => {
-                    tracing::warn!(key.id = %id, "a key was sent in clear text and is disabled");
-                }
-                Ok(None) => {}
-                Err(error) => tracing::error!(
-                    error = &*error as &dyn Error,
-                    "a key that was sent in clear text could not be disabled"
-                ),
-            }
-            drop(permit);
+        let disabled = self.keys.disable(id).await;
+        self.keys.verifier().log(|budgets, now| match disabled {
+            Ok(_) => telemetry::exposed_key_disabled(id, budgets, now),
+            Err(error) => telemetry::exposed_key_unchanged(&error, budgets, now),
         });
     }
 }
 
-type Failure = Box<dyn Error + Send + Sync>;
+fn in_background(work: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(work);
+    }
+}
 
 impl fmt::Debug for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,13 +1,15 @@
 //! The `RateLimit-Policy` and `RateLimit` fields (draft-ietf-httpapi-ratelimit-headers-11 §3, §4)
 //! and their older kin.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::iter;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::limit::{LimitSpace, LimitStatus, RateLimit, Standing};
+use crate::limit::{LimitSpace, LimitStatus, RateLimit, RateLimits, Standing};
 
 /// Appended, since the handler or a layer of other keys may speak of limits of its own.
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -17,15 +19,27 @@ const STATE: HeaderName = HeaderName::from_static("ratelimit");
 pub(super) fn write_limits<'a>(
     headers: &mut HeaderMap,
     legacy: bool,
-    own: Option<Standing<'a>>,
-    mut nested: impl Iterator<Item = Standing<'a>> + Clone,
+    own: Standing<'a>,
+    mut nested: impl Iterator<Item = Standing<'a>>,
 ) {
-    match (own, nested.clone().next()) {
-        (Some(limits), None) | (None, Some(limits)) if nested.nth(1).is_none() => {
-            write_one(headers, legacy, limits);
+    match nested.next() {
+        None if own.has_distinct_names() => write_one(headers, legacy, own),
+        first => {
+            let all = iter::once(own).chain(first).chain(nested);
+            write_told(headers, legacy, &told(all), None);
         }
-        _ => write_merged(headers, legacy, own.into_iter().chain(nested)),
     }
+}
+
+/// Writes how it stands with the limits of a request that was refused and may come again after a time.
+pub(super) fn write_limits_of_refusal(
+    headers: &mut HeaderMap,
+    legacy: bool,
+    limits: Standing<'_>,
+    retry_after: Option<Duration>,
+) {
+    let limits = told(iter::once(limits));
+    write_told(headers, legacy, &limits, retry_after.map(retry_seconds));
 }
 
 fn write_one(headers: &mut HeaderMap, legacy: bool, standing: Standing<'_>) {
@@ -36,42 +50,121 @@ fn write_one(headers: &mut HeaderMap, legacy: bool, standing: Standing<'_>) {
         }
     }
     if !standing.decision.statuses().is_empty() {
-        write_state(headers, legacy, standing.iter());
+        write_state(headers, standing.iter());
+        if legacy {
+            write_legacy(headers, standing.iter(), None);
+        }
     }
 }
 
-/// Writes each limit once, as it stands after all layers have charged it; where it counts for the key
-/// in one layer and for its owner in another, as it stands with whoever has less left.
-fn write_merged<'a>(
-    headers: &mut HeaderMap,
-    legacy: bool,
-    all: impl Iterator<Item = Standing<'a>>,
-) {
-    let mut merged: Vec<(LimitSpace, &RateLimit, &LimitStatus)> = Vec::new();
-    for (space, limit, status) in all.flat_map(Standing::iter_spaces) {
-        match merged
-            .iter_mut()
-            .find(|(of, known, _)| (*of, *known) == (space, limit))
-        {
-            Some((.., known)) if status.remaining() <= known.remaining() => *known = status,
-            Some(_) => {}
-            None => merged.push((space, limit, status)),
-        }
+/// Writes limits whose names have to differ, or whose `t` may not be above `ceiling`: a client that
+/// waits for the last of them would wait longer than it has to.
+fn write_told(headers: &mut HeaderMap, legacy: bool, limits: &[Told<'_>], ceiling: Option<u64>) {
+    if limits.is_empty() {
+        return;
     }
-    let merged: Vec<_> = merged
-        .into_iter()
-        .map(|(_, limit, status)| (limit, status))
-        .collect();
-    let policies = merged.iter().map(|(limit, _)| limit.policy_item());
-    if let Ok(policy) = HeaderValue::try_from(policies.collect::<Vec<_>>().join(", ")) {
+    let policy = limits
+        .iter()
+        .map(|Told { name, limit, .. }| limit.policy_item(name));
+    let state = limits.iter().map(|Told { name, status, .. }| {
+        let seconds = capped(status, ceiling);
+        format!("\"{name}\";r={};t={seconds}", status.remaining())
+    });
+    // The names of limits are such that this cannot fail.
+    if let Ok(policy) = HeaderValue::try_from(policy.collect::<Vec<_>>().join(", ")) {
         headers.append(POLICY, policy);
     }
-    write_state(headers, legacy, merged.into_iter());
+    if let Ok(state) = HeaderValue::try_from(state.collect::<Vec<_>>().join(", ")) {
+        headers.append(STATE, state);
+    }
+    if legacy {
+        let limits = limits.iter().map(|told| (told.limit, told.status));
+        write_legacy(headers, limits, ceiling);
+    }
+}
+
+/// A limit with its name in an answer.
+pub(super) struct Told<'a> {
+    pub(super) name: Cow<'a, str>,
+    pub(super) is_violated: bool,
+    space: LimitSpace,
+    limit: &'a RateLimit,
+    status: &'a LimitStatus,
+}
+
+/// The limits of one answer, each once, as it stands after all layers have charged it. A limit that
+/// counts for the key in one layer and for its owner in another stands as with the one that has less
+/// left. Each has a name that no other has:
+///
+/// - A limit of the key has its own. A layer's defaults stand in the place of a key's limits.
+/// - A limit of a route has its own, and `:route` after it where a limit of the key has the same.
+/// - Of several that would still have one name, the second one has `:2` after it, and so on.
+///
+/// No limit's own name has a colon. The list ends after 16 limits, since intermediaries refuse long
+/// headers. The last ones are left out, and those that are violated only after all others.
+pub(super) fn told<'a>(all: impl Iterator<Item = Standing<'a>>) -> Vec<Told<'a>> {
+    const MOST: usize = 2 * RateLimits::MAX_LEN;
+    let mut told: Vec<Told<'a>> = Vec::new();
+    for (space, limit, status) in all.flat_map(Standing::iter_spaces) {
+        let is_violated = !status.is_admitted();
+        let known = |known: &&mut Told<'_>| (known.space, known.limit) == (space, limit);
+        if let Some(known) = told.iter_mut().find(known) {
+            known.is_violated |= is_violated;
+            if status.remaining() <= known.status.remaining() {
+                known.status = status;
+            }
+        } else {
+            let name = Cow::Borrowed(limit.name());
+            told.push(Told {
+                name,
+                is_violated,
+                space,
+                limit,
+                status,
+            });
+        }
+    }
+    let of_key = told.iter().filter(|told| told.space == LimitSpace::Key);
+    let of_route = told.iter().filter(|told| told.space == LimitSpace::Route);
+    let of_key: Vec<_> = of_key.map(|told| told.limit.name()).collect();
+    let of_route: Vec<_> = of_route.map(|told| told.limit.name()).collect();
+    let (mut keys, mut routes) = (0, 0);
+    for told in &mut told {
+        let own = told.limit.name();
+        let (before, suffix) = match told.space {
+            LimitSpace::Key => {
+                keys += 1;
+                (&of_key[..keys - 1], "")
+            }
+            LimitSpace::Route => {
+                routes += 1;
+                let suffix = if of_key.contains(&own) { ":route" } else { "" };
+                (&of_route[..routes - 1], suffix)
+            }
+        };
+        match before.iter().filter(|name| **name == own).count() {
+            0 if suffix.is_empty() => {}
+            0 => told.name = format!("{own}{suffix}").into(),
+            others => told.name = format!("{own}{suffix}:{}", others + 1).into(),
+        }
+    }
+    let violated = told.iter().filter(|told| told.is_violated).count();
+    let (mut room, mut room_for_others) = (MOST, MOST.saturating_sub(violated));
+    told.retain(|told| {
+        let room_for_it = if told.is_violated {
+            &mut room
+        } else {
+            &mut room_for_others
+        };
+        let fits = *room_for_it > 0;
+        *room_for_it = room_for_it.saturating_sub(1);
+        fits
+    });
+    told
 }
 
 fn write_state<'a>(
     headers: &mut HeaderMap,
-    legacy: bool,
     limits: impl Iterator<Item = (&'a RateLimit, &'a LimitStatus)> + Clone,
 ) {
     // That of one limit, as most keys have, needs no memory of its own until it is a header.
@@ -84,7 +177,7 @@ fn write_state<'a>(
         }
     });
     let mut number = itoa::Buffer::new();
-    for (index, (limit, status)) in limits.clone().enumerate() {
+    for (index, (limit, status)) in limits.enumerate() {
         state.put(if index == 0 { b"\"" } else { b", \"" });
         state.put(limit.name().as_bytes());
         state.put(b"\";r=");
@@ -97,15 +190,28 @@ fn write_state<'a>(
     if let Ok(state) = HeaderValue::from_bytes(state.as_bytes()) {
         headers.append(STATE, state);
     }
-    if legacy && let Some((limit, status)) = limits.min_by_key(|(_, status)| status.remaining()) {
+}
+
+/// Writes the older headers, for the tightest limit.
+fn write_legacy<'a>(
+    headers: &mut HeaderMap,
+    limits: impl Iterator<Item = (&'a RateLimit, &'a LimitStatus)>,
+    ceiling: Option<u64>,
+) {
+    if let Some((limit, status)) = limits.min_by_key(|(_, status)| status.remaining()) {
         for (name, value) in [
             ("x-ratelimit-limit", limit.quota()),
             ("x-ratelimit-remaining", status.remaining()),
-            ("x-ratelimit-reset", whole_seconds(status.resets_in())),
+            ("x-ratelimit-reset", capped(status, ceiling)),
         ] {
             headers.insert(name, value.into());
         }
     }
+}
+
+fn capped(status: &LimitStatus, ceiling: Option<u64>) -> u64 {
+    let seconds = whole_seconds(status.resets_in());
+    ceiling.map_or(seconds, |ceiling| seconds.min(ceiling))
 }
 
 /// The most bytes of an item of the `RateLimit` field, and of what divides it from the one before: a
@@ -136,14 +242,20 @@ impl<'a> Line<'a> {
     }
 }
 
+/// The value of `Retry-After`: at least a second, for 0 would say "now".
+pub(super) fn retry_seconds(time: Duration) -> u64 {
+    whole_seconds(time).max(1)
+}
+
 /// Rounded up: after that many seconds it is true.
-pub(super) fn whole_seconds(time: Duration) -> u64 {
+fn whole_seconds(time: Duration) -> u64 {
     time.as_secs() + u64::from(time.subsec_nanos() > 0)
 }
 
 /// The `RateLimit-Policy` field of some limits. Their names are such that there always is one.
 fn policy_of(limits: &[RateLimit]) -> Option<HeaderValue> {
-    let items: Vec<_> = limits.iter().map(RateLimit::policy_item).collect();
+    let items = limits.iter().map(|limit| limit.policy_item(limit.name()));
+    let items: Vec<_> = items.collect();
     let text = items.join(", ");
     match kept(&text) {
         Some(text) => Some(HeaderValue::from_static(text)),

@@ -15,7 +15,7 @@ use crate::limit::RateLimit;
 #[cfg(feature = "admin")]
 use crate::principal::KeyPrincipal;
 use crate::registry::ApiKeys;
-use crate::requirements::{LimitBy, Requirements};
+use crate::requirements::{LayerId, LimitBy, Requirements};
 #[cfg(feature = "admin")]
 use crate::verify::ActingKey;
 use crate::verify::Verifier;
@@ -24,19 +24,20 @@ use crate::verify::Verifier;
 ///
 /// What it does with a request, in this order:
 ///
-/// 1. A true CORS preflight passes, where [`ApiKeyLayer::allow_preflight`] says so.
-/// 2. A request that an outer layer of the same keys has verified is not verified again. What
+/// 1. Where [`ApiKeyLayer::require_tls`] says so, a request in clear text is refused, whatever it holds.
+/// 2. A true CORS preflight passes, where [`ApiKeyLayer::allow_preflight`] says so.
+/// 3. A request that an outer layer of the same keys has verified is not verified again. What
 ///    this layer requires comes on top, and so do its limits and its cost, but for those that it
 ///    has from the outer one. If it refuses the request, the outer one takes back its charge.
-/// 3. The credential is looked for in every source ([`CredentialSources`]). None at all passes in
+/// 4. The credential is looked for in every source ([`CredentialSources`]). None at all passes in
 ///    optional mode and is refused otherwise; more than one is refused always.
-/// 4. A credential that came in clear text is refused, where [`ApiKeyLayer::require_tls`] says so.
 /// 5. [`Verifier`] decides.
 /// 6. The credential is taken out of the request, and the [`KeyPrincipal`](crate::KeyPrincipal)
 ///    put into its extensions. Credentials that are not looked at, because of 1 to 4, are taken
 ///    out as well.
 /// 7. The answer of a verified key tells its limits, and that it depends on the header that the
-///    key came in.
+///    key came in. A refusal counts in the limits of layers further inside, at a route that was
+///    reached before.
 ///
 /// A key in the cache is decided on without waiting, and the future of the inner service follows
 /// at once; where the store or Redis has to be asked, the service that was made ready waits.
@@ -95,7 +96,10 @@ impl ApiKeyLayer {
         let sources = CredentialSources::default();
         let policy = Policy {
             verifier: keys.as_ref().clone(),
-            needs: Requirements::new(),
+            needs: Requirements {
+                layer: LayerId::next(),
+                ..Requirements::new()
+            },
             key_headers: sources.key_headers(),
             sources,
             optional: false,
@@ -216,19 +220,32 @@ impl ApiKeyLayer {
         self.with(|policy| policy.proxies = Some(proxies))
     }
 
-    /// Refuses keys that are sent in clear text (403), good and bad ones alike, and without a
-    /// redirect, which would teach clients to go on so. Default: off.
+    /// Refuses every request that comes in clear text (403 `insecure_transport`). Default: off.
     ///
-    /// A request counts as encrypted when a [trusted proxy](Self::trust_proxies) says so; without
-    /// its word when [`SecureTransport`](crate::SecureTransport) in the extensions does; and without
-    /// that when its URI has the scheme `https`, as with HTTP/2.
+    /// The answer has the same bytes with a good key, a bad one, several or none, so it tells nobody
+    /// whether a key is good. There is no redirect, which would teach clients to go on so
+    /// (draft-ietf-httpapi-privacy-06, *Protecting Credentials with HTTP APIs*). That includes CORS
+    /// preflights and [optional](Self::optional) routes. Set this on the outermost layer: a layer
+    /// around it answers first.
+    ///
+    /// A request counts as encrypted when a [trusted proxy](Self::trust_proxies) says so, and without
+    /// its word when [`SecureTransport`](crate::SecureTransport) in the extensions does. A target or
+    /// an HTTP/2 `:scheme` of `https` proves nothing, for a client can write it on any connection.
+    ///
+    /// The answer comes too late for the key in the request: also serve HSTS (RFC 6797), over TLS.
     pub fn require_tls(&self) -> Self {
         self.with(|policy| policy.require_tls = true)
     }
 
-    /// As [`require_tls`](Self::require_tls), and also disables a good key that was seen in clear
-    /// text: whoever was on the way may have it now. Its owner can be given a new secret by
-    /// rotating and enabling it. The audit trail names `clear_text` as the actor.
+    /// As [`require_tls`](Self::require_tls), and also disables the keys that were seen in clear text:
+    /// others on the way may have them now. The audit trail names `clear_text` as the actor. A key's
+    /// owner can be given a new secret by rotating and enabling it.
+    ///
+    /// Each credential counts, also among several; of more than 16 the first ones. A key is disabled
+    /// where it is active, this layer accepts its kind and environment, and its kind is
+    /// [secret](crate::KeyFormat::is_secret): publishable keys may be seen by anybody. Everything else
+    /// is a failed attempt, and an address with too [many](crate::Builder::failed_attempts) causes no
+    /// further lookup. All of it happens in the background, at most eight lookups at one time.
     pub fn disable_exposed(&self, keys: &ApiKeys) -> Self {
         let exposure = Exposure::new(keys);
         self.with(|policy| {
@@ -253,12 +270,13 @@ impl ApiKeyLayer {
     ///
     /// # Panics
     ///
-    /// When it has a character other than visible ASCII and spaces, or a quote or backslash.
+    /// When it is longer than 256 bytes, or has a character other than visible ASCII and spaces, or a
+    /// quote or backslash.
     pub fn realm(&self, realm: &str) -> Self {
         let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
         assert!(
-            realm.bytes().all(plain),
-            "invalid realm {realm:?}: use visible ASCII, no quotes"
+            realm.len() <= 256 && realm.bytes().all(plain),
+            "invalid realm {realm:?}: use up to 256 bytes of visible ASCII, no quotes"
         );
         self.with(|policy| policy.realm = realm.into())
     }
@@ -300,7 +318,7 @@ impl ApiKeyLayer {
         let Policy {
             verifier, needs, ..
         } = &*self.policy;
-        ActingKey::new(verifier, principal, self.policy.client(request), needs)
+        ActingKey::new(verifier, principal, self.policy.origin(request), needs)
     }
 
     fn with_needs(&self, change: impl FnOnce(Requirements) -> Requirements) -> Self {
@@ -310,6 +328,7 @@ impl ApiKeyLayer {
     fn with(&self, change: impl FnOnce(&mut Policy)) -> Self {
         let mut policy = (*self.policy).clone();
         change(&mut policy);
+        policy.needs.layer = LayerId::next();
         Self {
             policy: Arc::new(policy),
         }

@@ -8,12 +8,14 @@ mod client;
 mod credential;
 mod exposure;
 mod fields;
+mod forwarded;
 mod future;
 mod layer;
 #[cfg(feature = "openapi")]
 mod openapi;
 mod owed;
 mod response;
+mod route;
 mod service;
 
 pub use body::DenialBody;

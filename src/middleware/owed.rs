@@ -1,10 +1,12 @@
 //! What a layer owes to the answer of a request that it let through, and what nested layers tell it.
 
+use std::time::Duration;
+
 use http::header::{CACHE_CONTROL, VARY};
 use http::{Extensions, HeaderMap, HeaderValue, Response};
 
 use super::credential::Caches;
-use super::fields::write_limits;
+use super::fields::{write_limits, write_limits_of_refusal};
 use crate::limit::{LimitReport, Standing};
 use crate::principal::{KeyPrincipal, Realm};
 use crate::verify::Verifier;
@@ -68,8 +70,19 @@ impl Owed {
                 if nested.not_accepted() {
                     return;
                 }
-                let own = (!refused).then(|| admission.standing());
-                write_limits(headers, *legacy_headers, own, nested.limits());
+                match nested.refusal() {
+                    Some((limits, retry_after)) => {
+                        write_limits_of_refusal(headers, *legacy_headers, limits, retry_after);
+                    }
+                    None => {
+                        write_limits(
+                            headers,
+                            *legacy_headers,
+                            admission.standing(),
+                            nested.charged(),
+                        );
+                    }
+                }
                 tell(caches, headers);
             }
         }
@@ -109,10 +122,12 @@ pub(super) enum NestedReport {
     /// It let the request through, and charged these limits.
     Charged(LimitReport),
     /// It refused the request, and this is how it stands with all limits once every layer has
-    /// taken back what it charged. None, where it did not accept the key.
+    /// taken back what it charged, and when the request may come again. No limits, where it did not
+    /// accept the key.
     Refused {
         by: Verifier,
         limits: Option<LimitReport>,
+        retry_after: Option<Duration>,
     },
 }
 
@@ -152,11 +167,23 @@ impl NestedReports {
         self.0.iter().any(|(_, report)| not_accepted(report))
     }
 
-    /// The limits, the outermost layer's first: answers pass the innermost first.
-    fn limits(&self) -> impl Iterator<Item = Standing<'_>> + Clone {
+    /// The limits that were charged, the outermost layer's first: answers pass the innermost first.
+    fn charged(&self) -> impl Iterator<Item = Standing<'_>> {
         self.0.iter().rev().filter_map(|(_, report)| match report {
             NestedReport::Charged(limits) => Some(limits.standing()),
-            NestedReport::Refused { limits, .. } => limits.as_ref().map(LimitReport::standing),
+            NestedReport::Refused { .. } => None,
+        })
+    }
+
+    /// The limits of a layer that refused the request, and when it may come again.
+    fn refusal(&self) -> Option<(Standing<'_>, Option<Duration>)> {
+        self.0.iter().find_map(|(_, report)| match report {
+            NestedReport::Charged(_) => None,
+            NestedReport::Refused {
+                limits,
+                retry_after,
+                ..
+            } => Some((limits.as_ref()?.standing(), *retry_after)),
         })
     }
 }

@@ -1,13 +1,17 @@
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::DenialBody;
-use super::fields::{whole_seconds, write_limits};
+use super::fields::{retry_seconds, told, write_limits_of_refusal};
 use super::layer::Policy;
 use super::owed::{NestedReport, NestedReports};
+use super::route::routes;
 use crate::denial::{Denial, DenialKind};
+use crate::scope::Scope;
 
 /// The challenge's realm, unless the layer says otherwise.
 pub(crate) const DEFAULT_REALM: &str = "api";
@@ -21,15 +25,15 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
     nested: bool,
 ) -> Response<ResBody> {
     policy.verifier.tell_of(denial);
+    let outer = policy.outer_principal(&request);
+    let (needs, routes) = (&policy.needs, routes(&request));
+    let for_all = policy.verifier.deny_for_inner(denial, outer, needs, routes);
+    let denial = for_all.as_ref().unwrap_or(denial);
     let mut response = answer(denial, &policy.realm);
     if !nested {
-        let (limits, none) = (denial.limits().standing(), std::iter::empty());
-        write_limits(
-            response.headers_mut(),
-            policy.legacy_headers,
-            Some(limits),
-            none,
-        );
+        let headers = response.headers_mut();
+        let (limits, wait) = (denial.limits().standing(), denial.retry_after());
+        write_limits_of_refusal(headers, policy.legacy_headers, limits, wait);
     }
     if let Some(hook) = &policy.hook {
         response = hook(denial, &request.into_parts().0, response);
@@ -43,6 +47,7 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
         let report = NestedReport::Refused {
             by: policy.verifier.clone(),
             limits: accepted.then(|| denial.limits().clone()),
+            retry_after: denial.retry_after(),
         };
         NestedReports::add(response.extensions_mut(), policy.verifier.realm(), report);
     }
@@ -53,11 +58,9 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
 /// the body, RFC 6585 §4 for 429.
 pub(crate) fn answer(denial: &Denial, realm: &str) -> Response<DenialBody> {
     let kind = denial.kind();
-    let violated: Vec<_> = denial
-        .limits()
-        .violated()
-        .map(crate::RateLimit::name)
-        .collect();
+    let limits = told(std::iter::once(denial.limits().standing()));
+    let violated = limits.iter().filter(|told| told.is_violated);
+    let violated: Vec<_> = violated.map(|told| &*told.name).collect();
     let mut response = problem(&Problem {
         r#type: match kind {
             DenialKind::RateLimited => {
@@ -76,10 +79,15 @@ pub(crate) fn answer(denial: &Denial, realm: &str) -> Response<DenialBody> {
         headers.insert(WWW_AUTHENTICATE, challenge);
     }
     if let Some(time) = denial.retry_after() {
-        headers.insert(RETRY_AFTER, whole_seconds(time).max(1).into());
+        headers.insert(RETRY_AFTER, retry_seconds(time).into());
     }
     response
 }
+
+/// The most bytes of a text in a problem, and of the name of a field. They may repeat what the client
+/// sent, and a name may be as long as a body.
+const MAX_DETAIL: usize = 1_024;
+const MAX_FIELD: usize = 256;
 
 /// A problem (RFC 9457) that no cache keeps.
 pub(crate) fn problem(problem: &Problem<'_>) -> Response<DenialBody> {
@@ -91,13 +99,14 @@ pub(crate) fn problem(problem: &Problem<'_>) -> Response<DenialBody> {
         field,
         violated_policies,
     } = problem;
+    let field = field.map(|field| cut(field, MAX_FIELD));
     let body = serde_json::to_vec(&ProblemBody {
         r#type,
         title: status.canonical_reason().unwrap_or_default(),
         status: status.as_u16(),
         code,
-        detail,
-        field: *field,
+        detail: &cut(detail, MAX_DETAIL),
+        field: field.as_deref(),
         violated_policies: violated_policies.as_deref(),
     });
     // Strings and a number always have a JSON form.
@@ -110,6 +119,14 @@ pub(crate) fn problem(problem: &Problem<'_>) -> Response<DenialBody> {
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// The beginning of `text`, where it is longer than `most` bytes.
+fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return text.into();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(most)]).into()
 }
 
 /// What is told of an error.
@@ -161,17 +178,30 @@ fn challenge(denial: &Denial, realm: &str) -> Option<HeaderValue> {
         DenialKind::InsufficientScope => "insufficient_scope",
         _ => return None,
     };
-    let scopes: Vec<_> = denial
-        .required_scopes()
-        .iter()
-        .map(crate::Scope::as_str)
-        .collect();
-    let scope = match scopes.as_slice() {
-        [] => String::new(),
-        scopes => format!(", scope=\"{}\"", scopes.join(" ")),
+    let scope = match listed(denial.required_scopes()) {
+        scopes if scopes.is_empty() => scopes,
+        scopes => format!(", scope=\"{scopes}\""),
     };
     HeaderValue::try_from(format!(
         "Bearer realm=\"{realm}\", error=\"{error}\"{scope}"
     ))
     .ok()
+}
+
+/// The first of the required scopes, as many as an intermediary takes: common ones refuse an answer
+/// whose header is longer than 4 or 8 KiB, and send a 502 in its place.
+fn listed(scopes: &[Scope]) -> String {
+    const MOST: usize = 1_024;
+    let mut list = String::new();
+    for scope in scopes {
+        let scope = scope.as_str();
+        if list.len() + scope.len() >= MOST {
+            break;
+        }
+        if !list.is_empty() {
+            list.push(' ');
+        }
+        list.push_str(scope);
+    }
+    list
 }

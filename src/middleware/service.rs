@@ -1,4 +1,3 @@
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -8,16 +7,17 @@ use tower_service::Service;
 use tracing::Span;
 
 use super::DenialBody;
-use super::client::{client_address, is_secure};
+use super::client::{is_secure, origin};
 use super::credential::{Caches, Found, Source};
 use super::future::{PendingJudgement, ResponseFuture, Waiting};
 use super::layer::Policy;
 use super::owed::{Owed, Place};
 use super::response::refuse;
+use super::route::route;
 use crate::denial::{Denial, DenialReason};
 use crate::principal::KeyPrincipal;
 use crate::telemetry;
-use crate::verify::{Judgement, Step};
+use crate::verify::{Judgement, Origin, Step};
 
 /// The service that [`ApiKeyLayer`](super::ApiKeyLayer) makes. Cloning costs a reference count
 /// beside the clone of the inner service.
@@ -99,14 +99,19 @@ impl Policy {
     #[inline]
     fn decide<B>(self: &Arc<Self>, request: &mut Request<B>) -> Course {
         let keys = &self.verifier;
+        if self.require_tls && !is_secure(request, self.proxies.as_ref()) {
+            let outer = self.outer_principal(request);
+            // Where a test gave the principal, no key was sent.
+            if outer.is_none_or(|principal| principal.answered) {
+                return self.refuse_clear_text(request);
+            }
+        }
         if self.allow_preflight && is_preflight(request) {
             self.withhold_credentials(request);
             // No cache keeps what is answered to it (RFC 9110 §9.3.7).
             return self.pass_anonymous(request, None);
         }
-        if let Some(principal) = request.extensions().get::<KeyPrincipal>()
-            && principal.realm() == keys.realm()
-        {
+        if let Some(principal) = self.outer_principal(request) {
             let principal = principal.clone();
             return self.decide_on_top(&principal, request);
         }
@@ -121,16 +126,9 @@ impl Policy {
                 return Course::refuse(Denial::ambiguous());
             }
         };
-        if self.require_tls && !is_secure(request, self.proxies.as_ref()) {
-            if let Some(exposure) = &self.exposure {
-                exposure.disable_secret(text);
-            }
-            self.withhold_credentials(request);
-            return Course::refuse(Denial::insecure_transport());
-        }
         let step = match text {
-            [] => Step::Refused(keys.refuse_text(DenialReason::Empty, self.client(request))),
-            text => keys.begin(text, &|| self.client(request)),
+            [] => Step::Refused(keys.refuse_text(DenialReason::Empty, self.origin(request))),
+            text => keys.begin(text, &|| self.origin(request)),
         };
         if self.keep_credential {
             self.sources.mark_sensitive(source, request);
@@ -140,41 +138,51 @@ impl Policy {
         let place = self.outermost(Some(source));
         match step {
             Step::Found(key, now) => {
-                let judgement = keys.judge(key, &|| self.client(request), &self.needs, now);
+                let judgement = keys.judge(key, &|| self.origin(request), &self.needs, now);
                 Course::after(judgement, place)
             }
             Step::Refused(denial) => Course::refuse(denial),
             Step::Lookup(lookup) => {
-                let (policy, address) = (Arc::clone(self), self.client(request));
+                let (policy, origin) = (Arc::clone(self), self.origin(request));
                 let judgement = async move {
                     let Self {
                         verifier, needs, ..
                     } = &*policy;
-                    verifier.look_up(lookup, address, needs).await
+                    verifier.look_up(lookup, origin, needs).await
                 };
                 Course::Wait(Box::pin(judgement), place)
             }
         }
     }
 
+    /// Refuses a request that came in clear text, whatever it holds, and treats each key in it as
+    /// exposed (draft-ietf-httpapi-privacy-06, "Disclosure Response" and "Credential Revocation").
+    #[cold]
+    fn refuse_clear_text<B>(&self, request: &mut Request<B>) -> Course {
+        let outer = self.outer_principal(request);
+        let is_nested = outer.is_some();
+        if let Some(exposure) = &self.exposure {
+            if let Some(principal) = outer {
+                exposure.disable_key(principal, &self.needs);
+            } else {
+                let secrets = self.sources.find_all(request);
+                exposure.disable_secrets(secrets, self.origin(request), &self.needs);
+            }
+        }
+        self.withhold_credentials(request);
+        Course::Refuse(Denial::insecure_transport(), is_nested)
+    }
+
     /// Decides on a request that was verified already, by another layer or by a test.
     fn decide_on_top<B>(&self, principal: &KeyPrincipal, request: &mut Request<B>) -> Course {
         let place = if principal.answered {
+            self.verifier
+                .note_inner(principal, &self.needs, &route(request));
             Place::Nested
         } else {
             self.outermost(None)
         };
-        // Where a test gave the principal, no key was sent.
-        let in_clear_text =
-            principal.answered && self.require_tls && !is_secure(request, self.proxies.as_ref());
-        let judgement = if in_clear_text {
-            if let Some(exposure) = &self.exposure {
-                exposure.disable_key(principal.key_id());
-            }
-            Judgement::Made(Err(Denial::insecure_transport()))
-        } else {
-            self.verifier.extend(principal, &self.needs)
-        };
+        let judgement = self.verifier.extend(principal, &self.needs);
         self.withhold_credentials(request);
         Course::after(judgement, place)
     }
@@ -197,9 +205,19 @@ impl Policy {
         Course::PassAnonymous(key_headers)
     }
 
-    /// The address of the client, if it is known.
-    pub(super) fn client<B>(&self, request: &Request<B>) -> Option<IpAddr> {
-        client_address(request, self.proxies.as_ref())
+    /// Returns the origin of the request, as far as it is known.
+    pub(super) fn origin<B>(&self, request: &Request<B>) -> Origin {
+        origin(request, self.proxies.as_ref())
+    }
+
+    /// The principal that a layer of the same keys around this one has verified, or a test has given.
+    #[inline]
+    pub(super) fn outer_principal<'r, B>(
+        &self,
+        request: &'r Request<B>,
+    ) -> Option<&'r KeyPrincipal> {
+        let principal = request.extensions().get::<KeyPrincipal>()?;
+        (principal.realm() == self.verifier.realm()).then_some(principal)
     }
 
     /// Takes every credential out of a request whose credential is not looked at.

@@ -109,7 +109,7 @@ fn responses() -> Value {
         },
         "ApiKeyForbidden": {
             "description": "The key lacks a scope, which `WWW-Authenticate` names, or may not be \
-                used from this address.",
+                used from this address; or the request came without TLS.",
             "headers": {
                 "Cache-Control": cache,
                 "WWW-Authenticate": header("ApiKeyChallenge"),

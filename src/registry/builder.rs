@@ -18,7 +18,7 @@ use crate::principal::Realm;
 use crate::store::{KeyRepository, KeyStore};
 use crate::telemetry::LogBudgets;
 use crate::usage::{FLUSH_INTERVAL, UsageRecorder};
-use crate::verify::{Parts, Verifier};
+use crate::verify::{InnerLayers, Parts, Verifier};
 
 /// Sets up [`ApiKeys`], or a [`Verifier`] alone.
 #[must_use]
@@ -243,6 +243,7 @@ impl Settings {
             accounts,
             realm: Realm::new(),
             log_budgets: LogBudgets::default(),
+            inner_layers: InnerLayers::default(),
         };
         Verifier {
             parts: Arc::new(parts),

@@ -5,6 +5,8 @@ use crate::clock::Moment;
 /// How much may be told of refused requests, by who causes them.
 #[derive(Debug, Default)]
 pub(crate) struct LogBudgets {
+    /// Of keys that were sent in clear text.
+    pub(super) exposures: LogBudget,
     pub(super) keys: LogBudget,
     pub(super) outages: LogBudget,
     pub(super) strangers: LogBudget,

@@ -15,8 +15,8 @@
 //! the key, so where nobody needs it, `tower_api_key::span=off` spares that.
 //!
 //! Never a secret, and never a digest. A flood of bad keys does not flood the logs: of bad
-//! credentials, of refused keys and of outages, 20 a second each are told, and with the next one how
-//! many were left out (`untold`).
+//! credentials, of refused keys, of keys disabled for being sent in clear text and of outages, 20 a
+//! second each are told, and with the next one how many were left out (`untold`).
 //!
 //! # Metrics
 //!
@@ -50,7 +50,8 @@ mod metrics;
 #[path = "no_metrics.rs"]
 mod metrics;
 
-use std::error::Error as _;
+use std::error::Error;
+use std::fmt;
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span};
@@ -131,6 +132,32 @@ pub(crate) fn denied(denial: &Denial, budgets: &LogBudgets, now: Moment) {
             reason,
             untold,
             "a request was refused"
+        );
+    }
+}
+
+/// Logs that a key was disabled because it was sent in clear text.
+pub(crate) fn exposed_key_disabled(id: impl fmt::Display, budgets: &LogBudgets, now: Moment) {
+    if let Some(untold) = budgets.exposures.spend(now) {
+        tracing::warn!(
+            key.id = %id,
+            untold = (untold > 0).then_some(untold),
+            "a key was sent in clear text and is disabled"
+        );
+    }
+}
+
+/// Logs that a key which was sent in clear text could not be looked up, or not be disabled.
+pub(crate) fn exposed_key_unchanged(
+    error: &(dyn Error + 'static),
+    budgets: &LogBudgets,
+    now: Moment,
+) {
+    if let Some(untold) = budgets.outages.spend(now) {
+        tracing::error!(
+            error,
+            untold = (untold > 0).then_some(untold),
+            "a key that was sent in clear text could not be disabled"
         );
     }
 }

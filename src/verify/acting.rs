@@ -9,10 +9,8 @@
 //!                                                               └ decided again: refused
 //! ```
 
-use std::net::IpAddr;
-
 use super::policy::{check_address, check_scopes};
-use super::{Parts, Verifier};
+use super::{Origin, Parts, Verifier};
 use crate::cache::CachedKey;
 use crate::denial::{Denial, DenialReason};
 #[cfg(feature = "testing")]
@@ -26,22 +24,22 @@ use crate::store::StoreError;
 pub(crate) struct ActingKey {
     verifier: Verifier,
     principal: KeyPrincipal,
-    address: Option<IpAddr>,
+    origin: Origin,
     needs: Requirements,
 }
 
 impl ActingKey {
-    /// The key that `verifier` has let through for a client at `address`.
+    /// The key that `verifier` has let through for a client from `origin`.
     pub(crate) fn new(
         verifier: &Verifier,
         principal: KeyPrincipal,
-        address: Option<IpAddr>,
+        origin: Origin,
         needs: &Requirements,
     ) -> Self {
         Self {
             verifier: verifier.clone(),
             principal,
-            address,
+            origin,
             needs: needs.clone(),
         }
     }
@@ -83,7 +81,7 @@ impl ActingKey {
             .check_status(&key, parts.clock.now())
             .and_then(|()| parts.check_kind(&key, &self.needs))
             .map_err(Denial::invalid_key)?;
-        check_address(&key, &|| self.address)?;
+        check_address(&key, &|| self.origin)?;
         check_scopes(&key, &self.needs)?;
         Ok(key.record.scopes)
     }

@@ -14,6 +14,16 @@ pub struct Attempt<'a> {
     pub(super) address: Option<IpAddr>,
 }
 
+/// Origin of a request, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Origin {
+    /// Address of the client, which a key may have to be allowed for.
+    pub(crate) address: Option<IpAddr>,
+    /// Address that failed attempts count for: the client's, or that of the nearest proxy to a client
+    /// that nobody names. Otherwise a client that hides its address could try keys without end.
+    pub(crate) accountable: Option<IpAddr>,
+}
+
 /// A request that was let through.
 #[derive(Clone, Debug)]
 pub struct Verified {
@@ -52,6 +62,16 @@ impl<'a> Attempt<'a> {
     pub fn from_address(mut self, address: impl Into<Option<IpAddr>>) -> Self {
         self.address = address.into();
         self
+    }
+}
+
+impl From<Option<IpAddr>> for Origin {
+    fn from(address: Option<IpAddr>) -> Self {
+        let accountable = address;
+        Self {
+            address,
+            accountable,
+        }
     }
 }
 

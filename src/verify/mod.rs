@@ -17,22 +17,24 @@
 #[cfg(feature = "admin")]
 mod acting;
 mod attempt;
+mod exposed;
 mod held;
+mod inner;
 mod nested;
 mod policy;
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
 #[cfg(feature = "admin")]
 pub(crate) use acting::ActingKey;
-pub(crate) use attempt::Admission;
+pub(crate) use attempt::{Admission, Origin};
 pub use attempt::{Attempt, Verified};
+pub(crate) use inner::InnerLayers;
 
-use crate::cache::{Cached, CachedKey, Fingerprint, KeyCache, Outage, Sought};
+use crate::cache::{Cached, CachedKey, Fingerprint, KeyCache, Sought};
 use crate::clock::{Clock, Moment};
 use crate::credits::Accounts;
 use crate::denial::{Denial, DenialReason};
@@ -41,7 +43,7 @@ use crate::invalidation::Publisher;
 use crate::key::{Candidates, KeyFormat, KeyHasher, MAX_KEY_LEN};
 use crate::limit::Limiter;
 use crate::principal::{KeyPrincipal, Realm};
-use crate::record::{KeyId, KeyStatus};
+use crate::record::KeyId;
 use crate::requirements::Requirements;
 use crate::telemetry::{self, LogBudgets, Path};
 use crate::usage::UsageRecorder;
@@ -67,10 +69,11 @@ pub(crate) struct Parts {
     pub(crate) accounts: Option<Arc<Accounts>>,
     pub(crate) realm: Realm,
     pub(crate) log_budgets: LogBudgets,
+    pub(crate) inner_layers: InnerLayers,
 }
 
-/// Finds the client's address, if it is known: few requests are asked for it.
-pub(crate) type FindAddress<'a> = &'a dyn Fn() -> Option<IpAddr>;
+/// Finds where a request comes from: few requests are asked for it.
+pub(crate) type FindOrigin<'a> = &'a dyn Fn() -> Origin;
 
 /// How far verification came without waiting.
 pub(crate) enum Step {
@@ -109,9 +112,10 @@ impl Verifier {
         needs: &Requirements,
     ) -> Result<Verified, Denial> {
         let Attempt { text, address } = attempt;
-        let outcome = match self.begin(text, &|| address) {
-            Step::Found(key, now) => self.judge(key, &|| address, needs, now).made().await,
-            Step::Lookup(lookup) => self.look_up(lookup, address, needs).await,
+        let origin = Origin::from(address);
+        let outcome = match self.begin(text, &|| origin) {
+            Step::Found(key, now) => self.judge(key, &|| origin, needs, now).made().await,
+            Step::Lookup(lookup) => self.look_up(lookup, origin, needs).await,
             Step::Refused(denial) => Err(denial),
         };
         outcome
@@ -121,17 +125,21 @@ impl Verifier {
 
     /// Tells logs and metrics of a request that was refused.
     pub(crate) fn tell_of(&self, denial: &Denial) {
-        let parts = &*self.parts;
-        telemetry::denied(denial, &parts.log_budgets, parts.clock.now());
+        self.log(|budgets, now| telemetry::denied(denial, budgets, now));
+    }
+
+    /// Lets `write` log, within this verifier's budgets.
+    pub(crate) fn log(&self, write: impl FnOnce(&LogBudgets, Moment)) {
+        write(&self.parts.log_budgets, self.parts.clock.now());
     }
 
     /// As far as it goes without waiting, and without moving more than a key in the cache takes.
     #[inline]
-    pub(crate) fn begin(&self, text: &[u8], address: FindAddress<'_>) -> Step {
+    pub(crate) fn begin(&self, text: &[u8], origin: FindOrigin<'_>) -> Step {
         let parts = &*self.parts;
         let now = parts.clock.now();
         if text.len() > MAX_KEY_LEN {
-            return Step::Refused(parts.fail(DenialReason::Malformed, address(), now));
+            return Step::Refused(parts.fail(DenialReason::Malformed, origin(), now));
         }
         let fingerprint = parts.cache.fingerprint(text);
         match parts.cache.recall(&fingerprint, now) {
@@ -139,7 +147,7 @@ impl Verifier {
                 telemetry::cache_hit();
                 Step::Found(key, now)
             }
-            None => parts.seek(fingerprint, text, address, now),
+            None => parts.seek(fingerprint, text, origin, now),
         }
     }
 
@@ -148,11 +156,11 @@ impl Verifier {
     pub(crate) fn judge(
         &self,
         key: Arc<CachedKey>,
-        address: FindAddress<'_>,
+        origin: FindOrigin<'_>,
         needs: &Requirements,
         now: Moment,
     ) -> Judgement {
-        let judgement = self.parts.judge(key, address, needs, now);
+        let judgement = self.parts.judge(key, origin, needs, now);
         // To read the clock again costs as much as much else on this way.
         if (now.monotonic_nanos() >> 8).is_multiple_of(64) {
             self.parts.measure(Path::Cache, now);
@@ -164,7 +172,7 @@ impl Verifier {
     pub(crate) async fn look_up(
         &self,
         lookup: Lookup,
-        address: Option<IpAddr>,
+        origin: Origin,
         needs: &Requirements,
     ) -> Result<KeyPrincipal, Denial> {
         let parts = &self.parts;
@@ -181,37 +189,10 @@ impl Verifier {
                 before.next().map(Some).ok_or(outage)
             })?;
             if let Some(key) = key {
-                return parts.judge(key, &|| address, needs, now).made().await;
+                return parts.judge(key, &|| origin, needs, now).made().await;
             }
         }
-        Err(parts.fail(DenialReason::Unknown, address, parts.clock.now()))
-    }
-
-    /// Whose secret `text` is, if the key is active. Counts nothing.
-    pub(crate) async fn identify(&self, text: &[u8]) -> Result<Option<KeyId>, Outage> {
-        let parts = &*self.parts;
-        if text.len() > MAX_KEY_LEN {
-            return Ok(None);
-        }
-        let Some(candidates) = parts.recognize(text) else {
-            return Ok(None);
-        };
-        let lookup = Lookup {
-            fingerprint: parts.cache.fingerprint(text),
-            candidates,
-        };
-        for sought in lookup.all() {
-            let key = match parts.cache.get(&sought, parts.clock.now()) {
-                Cached::Hit(key) => Some(key),
-                Cached::Unknown => None,
-                Cached::Absent => parts.cache.load(&sought).await?,
-            };
-            if let Some(key) = key {
-                let status = key.status(parts.clock.now());
-                return Ok((status == KeyStatus::Active).then_some(key.record.id));
-            }
-        }
-        Ok(None)
+        Err(parts.fail(DenialReason::Unknown, origin, parts.clock.now()))
     }
 
     /// Makes sure that no verification which starts from now on sees what was stored of this key
@@ -227,8 +208,8 @@ impl Verifier {
     }
 
     /// The answer to a text that is not even looked at.
-    pub(crate) fn refuse_text(&self, reason: DenialReason, address: Option<IpAddr>) -> Denial {
-        self.parts.fail(reason, address, self.parts.clock.now())
+    pub(crate) fn refuse_text(&self, reason: DenialReason, origin: Origin) -> Denial {
+        self.parts.fail(reason, origin, self.parts.clock.now())
     }
 
     /// What the keys look like.
@@ -262,10 +243,10 @@ impl Parts {
         &self,
         fingerprint: Fingerprint,
         text: &[u8],
-        address: FindAddress<'_>,
+        origin: FindOrigin<'_>,
         now: Moment,
     ) -> Step {
-        let refuse = |reason| Step::Refused(self.fail(reason, address(), now));
+        let refuse = |reason| Step::Refused(self.fail(reason, origin(), now));
         let Some(candidates) = self.recognize(text) else {
             return refuse(DenialReason::Malformed);
         };
@@ -287,7 +268,7 @@ impl Parts {
         if !absent {
             return refuse(DenialReason::Unknown);
         }
-        match self.blocked(address(), now) {
+        match self.blocked(origin(), now) {
             Some(denial) => Step::Refused(denial),
             None => Step::Lookup(lookup),
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::held::Held;
 use super::policy::check_scopes;
-use super::{Admission, Judgement, Parts, Verifier};
+use super::{Admission, Judgement, Origin, Parts, Verifier};
 use crate::bill::Bill;
 use crate::credits::{Refused, Reserve};
 use crate::denial::Denial;
@@ -25,7 +25,7 @@ impl Verifier {
         let mut bill = Bill::on_top(&principal.admission, needs, now);
         let denied = |denial: Denial| Judgement::Made(Err(denial.of_key(key)));
         if let Err(reason) = parts.check_kind(key, needs) {
-            return denied(parts.fail(reason, None, now));
+            return denied(parts.fail(reason, Origin::default(), now));
         }
         if let Err(denial) = check_scopes(key, needs) {
             return denied(denial.with_limits(bill.foresee(key, &parts.limiter, false)));

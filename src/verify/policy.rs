@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
 use super::held::Held;
-use super::{Admission, FindAddress, Judgement, Parts};
+use super::{Admission, FindOrigin, Judgement, Origin, Parts};
 use crate::bill::Bill;
 use crate::cache::CachedKey;
 use crate::clock::Moment;
@@ -40,16 +40,16 @@ impl Parts {
     pub(super) fn judge(
         self: &Arc<Self>,
         key: Arc<CachedKey>,
-        address: FindAddress<'_>,
+        origin: FindOrigin<'_>,
         needs: &Requirements,
         now: Moment,
     ) -> Judgement {
         let valid = self.check_status(&key, now);
         if let Err(reason) = valid.and_then(|()| self.check_kind(&key, needs)) {
-            return Judgement::Made(Err(self.not_valid(&key, reason, address(), now)));
+            return Judgement::Made(Err(self.not_valid(&key, reason, origin(), now)));
         }
         let mut bill = Bill::new(&key, needs, now);
-        if let Err(denial) = check_address(&key, address).and_then(|()| check_scopes(&key, needs)) {
+        if let Err(denial) = check_address(&key, origin).and_then(|()| check_scopes(&key, needs)) {
             // The answer to a verified key tells its limits, also where nothing is charged.
             let denial = denial.with_limits(bill.ask(&key, &self.limiter));
             return Judgement::Made(Err(self.refused(&key, denial, now)));
@@ -57,15 +57,15 @@ impl Parts {
         match bill.reserve_credits(&key) {
             Reserve::Done(Ok(reserved)) => {
                 bill.accept_credits(reserved);
-                self.charge(key, bill, address, now)
+                self.charge(key, bill, origin, now)
             }
             Reserve::Done(Err(refused)) => {
                 Judgement::Made(Err(self.without_credits(&key, &bill, refused, now)))
             }
             Reserve::Wait(reserved) => {
-                let (parts, address) = (Arc::clone(self), address());
+                let (parts, origin) = (Arc::clone(self), origin());
                 Judgement::Pending(Box::pin(async move {
-                    parts.judge_late(key, bill, reserved, address).await
+                    parts.judge_late(key, bill, reserved, origin).await
                 }))
             }
         }
@@ -77,18 +77,18 @@ impl Parts {
         self: &Arc<Self>,
         key: Arc<CachedKey>,
         bill: Bill,
-        address: FindAddress<'_>,
+        origin: FindOrigin<'_>,
         now: Moment,
     ) -> Judgement {
         match bill.charge(&key, &self.limiter) {
             Acquire::Done(decision) => Judgement::Made(self.settle(key, bill, decision, now)),
             Acquire::Wait(decision) => {
-                let (parts, held, address) = (Arc::clone(self), Held::new(key, bill), address());
+                let (parts, held, origin) = (Arc::clone(self), Held::new(key, bill), origin());
                 Judgement::Pending(Box::pin(async move {
                     let decision = decision.await;
                     parts.measure(Path::Limiter, now);
                     let (key, bill) = held.release();
-                    parts.settle_late(key, bill, decision, address)
+                    parts.settle_late(key, bill, decision, origin)
                 }))
             }
         }
@@ -100,7 +100,7 @@ impl Parts {
         key: Arc<CachedKey>,
         mut bill: Bill,
         reserved: BoxFuture<'static, Result<Reserved, Refused>>,
-        address: Option<IpAddr>,
+        origin: Origin,
     ) -> Result<KeyPrincipal, Denial> {
         let began = bill.time();
         let reserved = reserved.await;
@@ -112,12 +112,12 @@ impl Parts {
         }
         if let Err(reason) = self.check_status(&key, now) {
             bill.give_back_credits(&key);
-            return Err(self.not_valid(&key, reason, address, now));
+            return Err(self.not_valid(&key, reason, origin, now));
         }
         if let Err(refused) = reserved {
             return Err(self.without_credits(&key, &bill, refused, now));
         }
-        self.charge(key, bill, &|| address, now).made().await
+        self.charge(key, bill, &|| origin, now).made().await
     }
 
     /// The answer to a good key that has too few credits, as far as is known.
@@ -180,7 +180,7 @@ impl Parts {
         key: Arc<CachedKey>,
         bill: Bill,
         decision: Result<Decision, LimiterOutage>,
-        address: Option<IpAddr>,
+        origin: Origin,
     ) -> Result<KeyPrincipal, Denial> {
         let now = self.clock.now();
         if let Err(reason) = self.check_status(&key, now) {
@@ -189,7 +189,7 @@ impl Parts {
             } else {
                 bill.give_back_credits(&key);
             }
-            return Err(self.not_valid(&key, reason, address, now));
+            return Err(self.not_valid(&key, reason, origin, now));
         }
         self.settle(key, bill, decision, now)
     }
@@ -235,21 +235,16 @@ impl Parts {
 
     /// The answer to a bad credential: one more failure of its address, and more of them than are
     /// allowed is another answer.
-    pub(super) fn fail(
-        &self,
-        reason: DenialReason,
-        address: Option<IpAddr>,
-        now: Moment,
-    ) -> Denial {
-        let failures = self.failures.as_ref().zip(address);
+    pub(super) fn fail(&self, reason: DenialReason, origin: Origin, now: Moment) -> Denial {
+        let failures = self.failures.as_ref().zip(origin.accountable);
         failures
             .and_then(|(failures, address)| failures.record(address, now))
             .map_or_else(|| Denial::invalid_key(reason), Denial::too_many_failures)
     }
 
     /// The answer to an unknown key from an address with too many failures already.
-    pub(super) fn blocked(&self, address: Option<IpAddr>, now: Moment) -> Option<Denial> {
-        let (failures, address) = self.failures.as_ref().zip(address)?;
+    pub(super) fn blocked(&self, origin: Origin, now: Moment) -> Option<Denial> {
+        let (failures, address) = self.failures.as_ref().zip(origin.accountable)?;
         failures
             .blocked_for(address, now)
             .map(Denial::too_many_failures)
@@ -261,11 +256,11 @@ impl Parts {
         &self,
         key: &Arc<CachedKey>,
         reason: DenialReason,
-        address: Option<IpAddr>,
+        origin: Origin,
         now: Moment,
     ) -> Denial {
         self.count(key, Outcome::NotValid, now);
-        self.fail(reason, address, now).of_key(key)
+        self.fail(reason, origin, now).of_key(key)
     }
 
     /// The answer to a good key that may not do this.
@@ -284,13 +279,13 @@ impl Parts {
 }
 
 #[inline]
-pub(super) fn check_address(key: &CachedKey, address: FindAddress<'_>) -> Result<(), Denial> {
+pub(super) fn check_address(key: &CachedKey, origin: FindOrigin<'_>) -> Result<(), Denial> {
     let allowed = &key.record.allowed_addresses;
     let fits = |address: IpAddr| {
         let address = address.to_canonical();
         allowed.iter().any(|network| network.contains(&address))
     };
-    if key.is_usable_anywhere || address().is_some_and(fits) {
+    if key.is_usable_anywhere || origin().address.is_some_and(fits) {
         Ok(())
     } else {
         Err(Denial::address_not_allowed())

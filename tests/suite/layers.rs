@@ -153,7 +153,7 @@ async fn what_a_layer_has_from_the_one_around_it_is_charged_once() {
 }
 
 #[tokio::test]
-async fn limits_that_only_look_alike_are_both_told() {
+async fn limits_that_only_look_alike_are_told_apart() {
     let bench = Bench::new();
     let key = bench
         .secret(NewKey::named("x").limit(limit("burst", 9, 16)))
@@ -168,8 +168,8 @@ async fn limits_that_only_look_alike_are_both_told() {
     told(
         &answer,
         200,
-        r#""burst";q=9;w=16, "burst";q=9;w=16"#,
-        r#""burst";r=4;t=17, "burst";r=8;t=17"#,
+        r#""burst";q=9;w=16, "burst:route";q=9;w=16"#,
+        r#""burst";r=4;t=17, "burst:route";r=8;t=17"#,
     );
 }
 
@@ -204,7 +204,7 @@ async fn an_inner_429_charges_nothing() {
 
     bench.clock.advance(SECOND);
     let answer = send(&app, request()).await;
-    let state = r#""burst";r=8;t=16, "wide";r=8;t=1699, "tight";r=0;t=16"#;
+    let state = r#""burst";r=8;t=16, "wide";r=8;t=16, "tight";r=0;t=16"#;
     told(&answer, 429, policy, state);
     assert_eq!(answer.header("retry-after").unwrap(), "16");
     assert!(answer.body.contains(r#""violated-policies":["tight"]"#));

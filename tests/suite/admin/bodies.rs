@@ -31,6 +31,20 @@ fn many(count: usize, item: &str) -> String {
 }
 
 #[tokio::test]
+async fn what_a_problem_repeats_of_a_body_is_cut() {
+    let admin = Admin::new().await;
+    let member = "\u{e4}".repeat(20_000);
+    let body = with(&format!(r#""{member}":1"#));
+    let answer = admin.post("/admin/keys", body).await.json();
+    assert_eq!(answer["status"], 422);
+    for (text, most) in [("field", 256), ("detail", 1_024)] {
+        let text = answer[text].as_str().unwrap();
+        assert!(text.ends_with('\u{2026}'), "{text}");
+        assert!(text.len() <= most + '\u{2026}'.len_utf8(), "{}", text.len());
+    }
+}
+
+#[tokio::test]
 async fn a_bad_new_key_is_refused_with_the_field() {
     let long = "x".repeat(201);
     assert_refused([

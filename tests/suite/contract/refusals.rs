@@ -95,6 +95,27 @@ async fn a_missing_scope_is_named_and_granted_ones_are_not() {
 }
 
 #[tokio::test]
+async fn a_challenge_is_no_longer_than_intermediaries_take() {
+    let bench = Bench::new();
+    let longest = |index| format!("{index:0>128}");
+    let scopes: Vec<_> = (0..400).map(longest).collect();
+    let key = bench.secret(NewKey::named("x")).await;
+    let answer = send(&app(&bench.layer().scopes(&scopes)), bearing(&key)).await;
+    assert_eq!(answer.code(), "insufficient_scope");
+    let challenge = answer.header("www-authenticate").unwrap();
+    let begin = r#"Bearer realm="api", error="insufficient_scope", scope=""#;
+    let listed = challenge.strip_prefix(begin).unwrap();
+    let listed = listed.strip_suffix('"').unwrap();
+    // The first ones, each of them whole.
+    let listed: Vec<_> = listed.split(' ').collect();
+    assert_eq!(listed, scopes[..7]);
+    assert!(challenge.len() <= 1_200, "{}", challenge.len());
+
+    let few = app(&bench.layer().scopes(&scopes[..7]));
+    assert_eq!(send(&few, bearing(&key)).await, answer);
+}
+
+#[tokio::test]
 async fn the_realm_is_the_layers() {
     let bench = Bench::new();
     let answer = send(&app(&bench.layer().realm("acme orders")), get("/", &[])).await;
