@@ -96,7 +96,8 @@ impl Shard {
         });
         let mut counters = counters.lock();
         let used = counters.close().filter(|_| !self.forgetful);
-        for used in used {
+        for mut used in used {
+            used.advance(now_nanos);
             let of_length = |window: &&mut Window| window.window_seconds() == used.window_seconds();
             match self.overflow.iter_mut().find(of_length) {
                 Some(window) => window.cover(&used),

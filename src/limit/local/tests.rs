@@ -46,13 +46,13 @@ fn remaining(decision: &Decision) -> Vec<u64> {
 struct Log(Vec<(u64, u64)>);
 
 impl Log {
-    /// The most units that any closed trailing window holds.
+    /// The most units that any trailing window `(now - window, now]` holds.
     fn fullest(&self, window: Duration) -> u64 {
         let window = u64::try_from(window.as_nanos()).unwrap();
         let (mut first, mut held, mut fullest) = (0, 0, 0);
         for (end, cost) in &self.0 {
             held += cost;
-            while self.0[first].0 + window < *end {
+            while self.0[first].0 + window <= *end {
                 held -= self.0[first].1;
                 first += 1;
             }

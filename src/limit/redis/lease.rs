@@ -162,17 +162,20 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::window::Bucket;
 
-    const PART: u64 = 62_500_000;
+    const PART: u64 = Window::PART_NANOS_PER_SECOND;
 
     /// A lease of eight units from an answer which took 40 milliseconds, at a time of Redis.
     fn leased(redis_now: u64) -> Lease {
-        let mut counts = [0; 17];
-        counts[0] = 8;
+        let leased = Bucket {
+            time: (redis_now / PART + 1) * PART - NANOS_PER_MICRO,
+            units: 8,
+        };
         let mut lease = Lease::default();
         lease.add(&Grant {
             units: 8,
-            window: &Window::counting(1, redis_now / PART * PART, counts),
+            window: &Window::of(1, [leased]),
             sent: 100_000_000,
             received: 140_000_000,
             redis_now,
