@@ -2,6 +2,11 @@ use smallvec::SmallVec;
 
 use super::{LimitStatus, RateLimit};
 
+mod bucket;
+
+use self::bucket::closest;
+pub(super) use self::bucket::{Bucket, Buckets, merge};
+
 /// The recent use of one subject under one limit, and the function that decides by it.
 ///
 /// Each charge is kept with its time until it is a whole window old, as long as there are at most
@@ -22,7 +27,7 @@ use super::{LimitStatus, RateLimit};
 /// than one sub-window late, and none does under a quota of up to [`Window::PLACES`]. A client that
 /// uses its quota at once gets all of it, and one that is always ready gets at least 16/17.
 ///
-/// Charges of the same 800th of the window are merged first. After those come the two buckets of one
+/// Charges of the same 320th of the window are merged first. After those come the two buckets of one
 /// sub-window whose merging holds their units back the least.
 ///
 /// Times are nanoseconds of a clock that does not decrease. If it does, a time before the newest
@@ -48,18 +53,7 @@ pub struct Window {
     older: [Bucket; OLDER],
 }
 
-/// Units that leave the count together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Bucket {
-    /// The time of the newest unit, in nanoseconds.
-    pub(super) time: u64,
-    pub(super) units: u64,
-}
-
 const OLDER: usize = Window::PLACES - 1;
-
-/// Buckets in the order of time.
-pub(super) type Buckets = SmallVec<[Bucket; Window::PLACES + 1]>;
 
 impl Window {
     /// The number of sub-windows in a window.
@@ -74,7 +68,7 @@ impl Window {
     pub const PART_NANOS_PER_SECOND: u64 = 1_000_000_000 / Self::PARTS;
 
     /// The number of slots in a sub-window: charges of one slot are merged without a choice.
-    const SLOTS: u64 = 50;
+    pub(super) const SLOTS: u64 = 20;
 
     /// The window of `limit`, with nothing spent.
     pub fn new(limit: &RateLimit) -> Self {
@@ -283,15 +277,18 @@ impl Window {
     }
 
     /// Takes in a bucket after all others, where there are as many as places.
-    fn merge_with(&mut self, bucket: Bucket) {
-        let mut buckets = [Bucket::default(); Self::PLACES + 1];
-        buckets[..OLDER].copy_from_slice(&self.older);
-        buckets[OLDER..].copy_from_slice(&[self.newest, bucket]);
-        let at = closest(&buckets, self.part_nanos());
-        buckets[at + 1].absorb(&buckets[at].clone());
-        buckets.copy_within(at + 1.., at);
-        self.older.copy_from_slice(&buckets[..OLDER]);
-        self.newest = buckets[OLDER];
+    fn merge_with(&mut self, mut bucket: Bucket) {
+        let newest = [self.newest, bucket];
+        let at = closest(self.older.iter().chain(&newest), self.part_nanos());
+        if at == OLDER {
+            bucket.absorb(&self.newest);
+        } else {
+            let older = self.older[at];
+            self.older.copy_within(at + 1.., at);
+            self.older[OLDER - 1] = self.newest;
+            self.older[at].absorb(&older);
+        }
+        self.newest = bucket;
     }
 
     fn oldest(&self) -> Bucket {
@@ -328,41 +325,6 @@ impl Window {
 
     fn window_nanos(&self) -> u64 {
         self.part_nanos() * Self::PARTS
-    }
-}
-
-/// Merges buckets until there are no more than a window has places.
-pub(super) fn merge(buckets: &mut Buckets, part_nanos: u64) {
-    while buckets.len() > Window::PLACES {
-        let at = closest(buckets, part_nanos);
-        let older = buckets.remove(at);
-        buckets[at].absorb(&older);
-    }
-}
-
-/// The place of the older one of two buckets in the same sub-window whose merging holds units back
-/// the least. The first place if there are no such two, as the times span more than a window.
-fn closest(buckets: &[Bucket], part_nanos: u64) -> usize {
-    let mut closest = (u128::MAX, 0);
-    // Where the sub-window ends that the last bucket looked at is in.
-    let mut end = 0;
-    for (place, pair) in buckets.windows(2).enumerate() {
-        let (older, newer) = (pair[0], pair[1]);
-        if older.time >= end {
-            end = (older.time - older.time % part_nanos).saturating_add(part_nanos);
-        }
-        let held_back = u128::from(older.units) * u128::from(newer.time - older.time);
-        if newer.time < end && held_back < closest.0 {
-            closest = (held_back, place);
-        }
-    }
-    closest.1
-}
-
-impl Bucket {
-    /// Takes in the units of an older bucket.
-    fn absorb(&mut self, older: &Self) {
-        self.units = self.units.saturating_add(older.units);
     }
 }
 

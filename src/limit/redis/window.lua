@@ -10,7 +10,7 @@
 -- Lua's numbers are doubles. Times and quotas are integers below 2^53, which doubles hold exactly.
 
 -- The sub-windows in a window, the slots in a sub-window, and the most buckets of a counter.
-local PARTS, SLOTS, PLACES = 16, 50, 24
+local PARTS, SLOTS, PLACES = 16, 20, 24
 -- Where counts stop: the last integer from which 1 can be told.
 local LARGEST = 9007199254740991
 

@@ -5,10 +5,11 @@ use smallvec::SmallVec;
 use super::telling::cost_of;
 use super::{Call, Demand, Ledger, Terms};
 use crate::limit::decision::Statuses;
+use crate::limit::redis::counter::at;
 use crate::limit::redis::wire::{NANOS_PER_MICRO, Question, Refund};
-use crate::limit::{Charge, Decision, LimitStatus};
+use crate::limit::{Charge, Decision, LimitStatus, Verdict};
 
-/// How long a request waits that only Redis could admit, in nanoseconds.
+/// How long a request waits for Redis to be back, in nanoseconds.
 const OUTAGE_RETRY: u64 = 1_000_000_000;
 
 impl Ledger {
@@ -47,18 +48,29 @@ impl Ledger {
             let judge = |cost| window.judge(share(charge.limit.quota()), cost, redis_now);
             statuses.push(match judge(if admitted { 0 } else { cost }) {
                 status if status.is_admitted() => judge(0),
-                // More than the share, but not more than the quota: not before Redis is back.
-                status
-                    if (share(charge.limit.quota()) + 1..=charge.limit.quota()).contains(&cost) =>
-                {
-                    let resets_in = status.resets_in().as_nanos();
-                    let resets_in = u64::try_from(resets_in).unwrap_or(u64::MAX);
-                    LimitStatus::denied(status.remaining(), resets_in, OUTAGE_RETRY)
+                status if cost > charge.limit.quota() => status,
+                status => {
+                    let wait = self.outage_wait(place, charge.limit.quota(), cost, now);
+                    let resets_in = u64::try_from(status.resets_in().as_nanos());
+                    let resets_in = resets_in.unwrap_or(u64::MAX).min(wait);
+                    LimitStatus::denied(status.remaining(), resets_in, wait)
                 }
-                status => status,
             });
         }
         Decision::new(statuses)
+    }
+
+    /// The nanoseconds until a request is worth another try that has no room in the share: Redis may
+    /// be back at any time, and then admits it as soon as what was last known of the counter has room.
+    fn outage_wait(&self, place: usize, quota: u64, cost: u64, now: u64) -> u64 {
+        let redis_now = self.redis_at_least(now);
+        let known = at(self.counters[place].known, redis_now);
+        match known.judge(quota, cost, redis_now).verdict() {
+            Verdict::Denied { retry_after } => {
+                u64::try_from(retry_after.as_nanos()).unwrap_or(u64::MAX)
+            }
+            _ => OUTAGE_RETRY,
+        }
     }
 
     /// Lets a request through uncounted while Redis cannot be asked.

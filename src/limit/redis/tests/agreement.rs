@@ -21,8 +21,8 @@ fn steps() -> impl Strategy<Value = i64> {
     let forward = prop_oneof![
         4 => Just(0),
         // Within a slot, and over some.
-        4 => 1..PART_US / 50,
-        4 => 1..PART_US / 5,
+        4 => 1..PART_US / 20,
+        4 => 1..PART_US / 4,
         4 => 1..3 * PART_US,
         2 => (1..18_i64).prop_map(|parts| parts * PART_US),
         1 => 20 * PART_US..60 * PART_US,

@@ -136,7 +136,7 @@ fn put(buckets: &mut Buckets, bucket: Bucket, part: u64, now: u64) {
         .iter()
         .filter(|other| other.time <= bucket.time)
         .count();
-    let slot = |bucket: &Bucket| bucket.time / (part / 50);
+    let slot = |bucket: &Bucket| bucket.time / (part / Window::SLOTS);
     let full = buckets.len() == Window::PLACES;
     if full && at > 0 && slot(&buckets[at - 1]) == slot(&bucket) {
         buckets[at - 1].time = bucket.time;
