@@ -164,18 +164,24 @@ impl Window {
 
     /// Takes back `units` that were charged at `then_nanos`.
     ///
-    /// They are taken from the oldest bucket that can hold them. If that is another one than theirs,
-    /// it leaves the count sooner: what stays is never less than what was spent. Nothing is taken
-    /// once their own bucket may have left.
+    /// They are taken from the oldest buckets that can hold them. If those are others than theirs,
+    /// they leave the count sooner: what stays is never less than what was spent. Nothing is taken
+    /// once their own buckets may have left.
     pub(super) fn refund(&mut self, units: u64, then_nanos: u64, now_nanos: u64) {
         if then_nanos.saturating_add(self.window_nanos()) <= now_nanos {
             return;
         }
         let mut buckets: Buckets = self.buckets().collect();
-        if let Some(bucket) = buckets.iter_mut().find(|bucket| bucket.time >= then_nanos) {
-            bucket.units = bucket.units.saturating_sub(units);
-            self.keep(buckets);
+        let mut left = units;
+        for bucket in buckets
+            .iter_mut()
+            .filter(|bucket| bucket.time >= then_nanos)
+        {
+            let taken = bucket.units.min(left);
+            bucket.units -= taken;
+            left -= taken;
         }
+        self.keep(buckets);
     }
 
     /// The units counted.

@@ -204,9 +204,9 @@ async fn an_inner_429_charges_nothing() {
 
     bench.clock.advance(SECOND);
     let answer = send(&app, request()).await;
-    let state = r#""burst";r=8;t=16, "wide";r=8;t=1699, "tight";r=0;t=16"#;
+    let state = r#""burst";r=8;t=15, "wide";r=8;t=1599, "tight";r=0;t=15"#;
     told(&answer, 429, policy, state);
-    assert_eq!(answer.header("retry-after").unwrap(), "16");
+    assert_eq!(answer.header("retry-after").unwrap(), "15");
     assert!(answer.body.contains(r#""violated-policies":["tight"]"#));
     assert_eq!(answer.header("cache-control").unwrap(), "no-store");
     assert_eq!(bench.used(&issued).await, (1, 1));
@@ -287,9 +287,9 @@ async fn what_nested_layers_ask_of_one_limit_is_one_cost() {
     bench.clock.advance(SECOND);
     let app = nested([&auth, &auth.cost(8)]);
     let answer = send(&app, bearing(&key)).await;
-    told(&answer, 429, policy, r#""burst";r=8;t=16"#);
-    assert_eq!(answer.header("retry-after").unwrap(), "16");
-    bench.clock.advance(16 * SECOND);
+    told(&answer, 429, policy, r#""burst";r=8;t=15"#);
+    assert_eq!(answer.header("retry-after").unwrap(), "15");
+    bench.clock.advance(15 * SECOND);
     told(
         &send(&app, bearing(&key)).await,
         200,

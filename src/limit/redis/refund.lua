@@ -1,7 +1,7 @@
 -- Takes back what a request was charged that came to nothing after all.
 --
--- The instance names a time that is not later than the charge. What it takes back leaves the oldest
--- bucket that can hold the charge. If that is another one, it leaves the count sooner, and what
+-- The instance names a time that is not later than the charge. What it takes back is taken from the
+-- oldest buckets that can hold the charge. If those are others, they leave the count sooner, and what
 -- stays is never less than what was spent. Nothing is taken back once the charge may have left the
 -- count, or from a counter that is not the one which was charged.
 --
@@ -18,17 +18,19 @@ for i, key in ipairs(KEYS) do
   local charged, birth = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local counter, stored = read(key, part, now)
   if stored and counter[1] == birth and charged + PARTS * part > now then
+    local kept = {birth}
     for place = 2, #counter, 2 do
-      if counter[place] >= charged then
-        counter[place + 1] = counter[place + 1] - cost
-        if counter[place + 1] <= 0 then
-          table.remove(counter, place)
-          table.remove(counter, place)
-        end
-        stored = write(key, counter, part, now)
-        break
+      local time, units = counter[place], counter[place + 1]
+      if time >= charged then
+        local taken = math.min(units, cost)
+        units, cost = units - taken, cost - taken
+      end
+      if units > 0 then
+        kept[#kept + 1] = time
+        kept[#kept + 1] = units
       end
     end
+    stored = write(key, kept, part, now)
   end
   reply[#reply + 1] = 0
   reply[#reply + 1] = stored or ''

@@ -226,13 +226,15 @@ proptest! {
         let limit = limit(1_000_000, seconds.into());
         let (mut window, mut without) = (Window::new(&limit), Window::new(&limit));
         let refunded = refunded.index(requests.len());
-        let is_merged = requests.len() > Window::PLACES;
+        let is_merged = requests.len() >= Window::PLACES;
         let (mut now, mut taken_back, mut others) = (start, (0, 0), Vec::new());
         for (index, (step, cost)) in requests.into_iter().enumerate() {
             now = moved(now, step, &limit);
             window.charge(cost, now);
             if index == refunded {
-                taken_back = (cost, now);
+                // As two layers do, one after the other.
+                window.charge(1, now);
+                taken_back = (cost + 1, now);
             } else {
                 without.charge(cost, now);
                 others.push((now, cost));
