@@ -3,8 +3,8 @@ use crate::limit::Window;
 
 /// Units that Redis has counted already and that this instance may spend by itself.
 ///
-/// They are counted as spent when the sub-window ends that granted them, so they may be spent until
-/// then and no longer: a unit that is spent later would leave the count before it has left the window.
+/// They are counted as spent at the end of the sub-window that granted them, and may be spent until
+/// then. A unit that is spent later would leave the count before it has left the window.
 #[derive(Default)]
 pub(super) struct Lease {
     units: u64,

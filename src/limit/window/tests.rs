@@ -120,11 +120,11 @@ proptest! {
 
     #[test]
     fn a_wait_ends_exactly_when_it_says(
-        quota in 1..40_u64,
-        lowered in 1..40_u64,
+        quota in prop_oneof![1..40_u64, 40..300_u64],
+        lowered in prop_oneof![1..40_u64, 40..300_u64],
         start in 0..u64::from(u32::MAX),
         requests in requests(any_direction(), 0..12_u64),
-        asked in 0..45_u64,
+        asked in prop_oneof![0..45_u64, 45..320_u64],
     ) {
         let before = limit(quota, 1);
         let after = limit(lowered.min(quota), 1);

@@ -60,8 +60,10 @@ impl Ledger {
         Decision::new(statuses)
     }
 
-    /// The nanoseconds until a request is worth another try that has no room in the share: Redis may
-    /// be back at any time, and then admits it as soon as what was last known of the counter has room.
+    /// The nanoseconds until a request that has no room in the share is worth another try.
+    ///
+    /// Redis may be back at any time. It then admits the request if the counter has room by what was
+    /// last known.
     fn outage_wait(&self, place: usize, quota: u64, cost: u64, now: u64) -> u64 {
         let redis_now = self.redis_at_least(now);
         let known = at(self.counters[place].known, redis_now);
