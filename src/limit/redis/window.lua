@@ -39,9 +39,9 @@ end
 
 -- The units that still count.
 local function total(counter, part, now)
-  local sum = 0
+  local sum, begins = 0, now - PARTS * part
   for place = 2, #counter, 2 do
-    if counter[place] + PARTS * part > now then
+    if counter[place] > begins then
       sum = sum + counter[place + 1]
     end
   end
@@ -79,7 +79,8 @@ end
 
 -- Counts units whose newest is of this time, and forgets those that have left the count.
 local function put(counter, time, units, part, now)
-  while counter[2] and counter[2] + PARTS * part <= now do
+  local begins = now - PARTS * part
+  while counter[2] and counter[2] <= begins do
     table.remove(counter, 2)
     table.remove(counter, 2)
   end

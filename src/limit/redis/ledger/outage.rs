@@ -95,19 +95,19 @@ impl Ledger {
         let outside = self.outside;
         let outside = outside.is_some_and(|(first, last)| (first..=last).contains(&then));
         let charged_us = self.redis_at_least(then) / NANOS_PER_MICRO;
-        let (charged, redis_now) = (charged_us * NANOS_PER_MICRO, self.redis_at_most(now));
+        let (spent_at, redis_now) = (charged_us * NANOS_PER_MICRO, self.redis_at_most(now));
         let mut refunds = SmallVec::new();
         for demand in demands.iter().filter(|demand| demand.cost > 0) {
             let counter = &mut self.counters[demand.place];
             if !outside && terms.leased && counter.lease.take_back(demand.cost, then, now) {
                 continue;
             }
-            counter.granted.refund(demand.cost, charged, redis_now);
+            counter.granted.refund(demand.cost, spent_at, redis_now);
             // What the outage policy let through, Redis has not counted. For a request that Redis
             // was asked about in the same time this leaves units charged, which is the safe side.
             if !outside && counter.birth != 0 {
                 // As if Redis had done it: so nothing is denied here meanwhile that it would admit.
-                counter.known.refund(demand.cost, charged, redis_now);
+                counter.known.refund(demand.cost, spent_at, redis_now);
                 refunds.push(Refund {
                     counter: counter.id.clone(),
                     cost: demand.cost,
