@@ -20,14 +20,15 @@ pub use self::subject::{Subject, SubjectId};
 /// Limits that are counted in this process.
 ///
 /// Counts are kept for a bounded number of subjects. For each new subject a few others are looked
-/// at, and those with nothing counted any more are dropped. When all of them still count, one is
-/// evicted, and what it has used is remembered in an *overflow*, which it shares with others that
-/// were evicted: a subject that is not known begins as if it had used what any of them has. So an
-/// evicted subject never gets more than its quota; at worst a new one gets less, until the units of
-/// the evicted ones leave the window.
+/// at, and those with nothing counted any more are dropped. When all of them still count, the one is
+/// evicted that has used the least, and its use is remembered in two of the *coarse counts* that
+/// many subjects share. A subject that is not known begins with the lower one of its two. So an
+/// evicted subject never gets more than its quota. A new one gets less only where others have raised
+/// both of its coarse counts, and only until their units leave the window.
 ///
-/// A subject takes about 320 bytes with one limit and 610 with two. Subjects are spread over
-/// shards by their hash, and one of these may be full a little before the capacity is reached.
+/// A subject takes about 600 bytes with one limit and 1,400 with two. When subjects are evicted,
+/// coarse counts take up to 120 bytes more for each place. Subjects are spread over shards by their
+/// hash, and one of these may be full a little before the capacity is reached.
 pub struct LocalLimiter {
     /// Tells counters of this limiter from those that a [`Subject`] remembers of another.
     id: u64,
@@ -62,8 +63,7 @@ impl LocalLimiter {
     /// How many subjects the default limiter keeps.
     pub const DEFAULT_CAPACITY: usize = 1_000_000;
 
-    /// Each shard has its own overflow; the fewer subjects share one, the less a subject pays for
-    /// what others used.
+    /// Enough shards that threads seldom wait for each other.
     const SUBJECTS_PER_SHARD: usize = 256;
     const MAX_SHARDS: usize = 1_024;
 
@@ -138,7 +138,7 @@ impl LocalLimiter {
         for (charge, then) in refunds {
             copy.refund(&[*charge], then.monotonic_nanos(), now_nanos);
         }
-        shard.open(&mut copy, charges, now_nanos);
+        shard.open(&mut copy, subject.id(), charges, now_nanos);
         copy.acquire_open(charges, now_nanos)
     }
 
@@ -157,7 +157,7 @@ impl LocalLimiter {
             // Locks are taken in one order, the shard's before a subject's, and the shard's is
             // held until the subject's is: so the counters cannot be evicted in between.
             let mut locked = counters.lock();
-            shard.open(&mut locked, charges, now_nanos);
+            shard.open(&mut locked, subject.id(), charges, now_nanos);
             drop(shard);
             let decision = locked.acquire_open(charges, now_nanos);
             drop(locked);
@@ -166,7 +166,7 @@ impl LocalLimiter {
         }
         // Only what is charged has to be kept: neither a question nor a denial takes a place.
         let mut fresh = State::default();
-        shard.open(&mut fresh, charges, now_nanos);
+        shard.open(&mut fresh, subject.id(), charges, now_nanos);
         let decision = fresh.acquire_open(charges, now_nanos);
         if decision.is_admitted() && charges.iter().any(|charge| charge.cost > 0) {
             shard.make_room(self.subjects_per_shard, now_nanos);

@@ -1,103 +1,153 @@
+use smallvec::SmallVec;
+
 use super::{LimitStatus, RateLimit};
 
-/// What one subject spent lately under one limit, and the function that decides by it.
+mod bucket;
+
+use self::bucket::closest;
+pub(super) use self::bucket::{Bucket, Buckets, merge};
+
+/// The recent use of one subject under one limit, and the function that decides by it.
 ///
-/// The window is cut into [`Window::PARTS`] sub-windows, each exactly `window_seconds` times
-/// 62,500,000 nanoseconds long and beginning at a multiple of that length. The count is the sum of
-/// the current sub-window and the 16 before it, the oldest counted whole, and a cost is admitted
-/// when count and cost together are within the quota.
+/// Each charge is kept with its time until it is a whole window old, as long as there are at most
+/// [`Window::PLACES`] of them. Beyond that, charges are merged into buckets. The units of a bucket
+/// leave the count together, when the newest of them is a whole window old.
 ///
-/// Any trailing window, however it lies, touches at most these 17 sub-windows: that is why it never
-/// holds more than the quota. The price is that units are counted for up to 17/16 of the window, so
-/// a caller that is always ready gets 16/17 of what a log of every request would allow.
+/// ```text
+/// charges   │··   ·│      │:·   :│      │   ·  │    by sub-windows, 16 of which make a window
+/// buckets      2  1             3 2         1        units at the time of the newest of them
+/// ```
 ///
-/// Times are nanoseconds of a clock that does not decrease. Should it do so all the same, a time
-/// before the newest one seen counts as the newest: nothing that was spent is given back.
+/// *Never too much.* A unit spent at `t` is kept with a time of at least `t`, so it is counted until
+/// at least `t + window`. At `now` the count therefore holds all units of the trailing window
+/// `(now - window, now]`. A request is admitted only if that count and its cost are within the
+/// quota together. Hence no trailing window holds more than the quota.
+///
+/// *Hardly too little.* Only charges of one sub-window are merged, so a unit leaves the count less
+/// than one sub-window late, and none does under a quota of up to [`Window::PLACES`]. A client that
+/// uses its quota at once gets all of it, and one that is always ready gets at least 16/17.
+///
+/// Charges of the same 320th of the window are merged first. After those come the two buckets of one
+/// sub-window whose merging holds their units back the least.
+///
+/// Times are nanoseconds of a clock that does not decrease. If it does, a time before the newest
+/// one written is taken as that one, so that nothing is given back.
 #[derive(Clone, Copy, Debug)]
-// In this order: an admitted request needs what comes first, and the first of the counts.
+// In this order: most requests need only what comes before `older`.
 #[repr(C)]
 pub struct Window {
-    /// Where the current sub-window starts, in nanoseconds: a multiple of the sub-window's length.
-    started: u64,
-    /// The sum of `counts`.
+    /// When the oldest bucket leaves the count; `u64::MAX` where there is none.
+    leaves: u64,
+    /// The units of all buckets.
     total: u64,
+    /// The newest time at which units were counted or had left the count.
+    latest: u64,
+    /// The end of the slot of `newest`: what is charged before is merged into that bucket.
+    ends: u64,
     seconds: u32,
-    /// The age of the oldest sub-window that holds units, or 0: remembered, because an admitted
-    /// request asks only for this one.
-    oldest: u8,
-    /// The units of each sub-window by its age, the current one first.
-    counts: [u64; COUNTED],
+    /// How many places of `older` are in use.
+    len: u8,
+    /// The newest bucket, which is empty only if there is none.
+    newest: Bucket,
+    /// The other buckets, the oldest first.
+    older: [Bucket; OLDER],
 }
 
-/// The current sub-window and the 16 before it.
-pub(super) const COUNTED: usize = 17;
+const OLDER: usize = Window::PLACES - 1;
 
 impl Window {
-    /// How many sub-windows make a window.
+    /// The number of sub-windows in a window.
     pub const PARTS: u64 = 16;
+
+    /// The number of charges that are kept with their exact times.
+    ///
+    /// A trailing window touches 17 sub-windows, so there are always two buckets to be merged.
+    pub const PLACES: usize = 24;
 
     /// The length of a sub-window in nanoseconds for each second of the window.
     pub const PART_NANOS_PER_SECOND: u64 = 1_000_000_000 / Self::PARTS;
 
+    /// The number of slots in a sub-window: charges of one slot are merged without a choice.
+    pub(super) const SLOTS: u64 = 20;
+
     /// The window of `limit`, with nothing spent.
     pub fn new(limit: &RateLimit) -> Self {
-        Self {
-            started: 0,
-            total: 0,
-            seconds: limit.window_seconds(),
-            oldest: 0,
-            counts: [0; COUNTED],
-        }
+        Self::empty(limit.window_seconds())
     }
 
-    /// Where a limit of `quota` units stands if `cost` units are asked for at `now_nanos`.
+    /// Returns the status of a limit of `quota` units if `cost` units are asked for at `now_nanos`.
     ///
-    /// Writes nothing: whoever admits the request goes on to [`Window::charge`]. A cost of 0 asks
-    /// only how things stand and is always admitted, even where the quota was lowered below what
+    /// Writes nothing: a caller that admits the request goes on to [`Window::charge`]. A cost of 0
+    /// only asks for the status and is always admitted, even where the quota was lowered below what
     /// is counted.
     pub fn assess(&self, quota: u64, cost: u64, now_nanos: u64) -> LimitStatus {
         let mut window = *self;
-        window.advance(now_nanos);
-        window.judge(quota, cost, now_nanos)
+        window.acquire(quota, cost, now_nanos)
     }
 
     /// Counts `cost` units at `now_nanos`, whatever the quota.
     pub fn charge(&mut self, cost: u64, now_nanos: u64) {
         self.advance(now_nanos);
-        self.spend(cost);
+        self.spend(cost, now_nanos);
     }
 
-    /// Makes the sub-window of `now_nanos` the current one and forgets those that leave the count.
+    /// Counts `cost` units if they are within the quota. Returns the status either way.
+    #[inline]
+    pub(super) fn acquire(&mut self, quota: u64, cost: u64, now_nanos: u64) -> LimitStatus {
+        self.advance(now_nanos);
+        if self.has_room(quota, cost) {
+            self.spend(cost, now_nanos);
+            self.status(quota, now_nanos)
+        } else {
+            self.refusal(quota, cost, now_nanos)
+        }
+    }
+
+    /// Removes the units that are a whole window old.
     #[inline]
     pub(super) fn advance(&mut self, now_nanos: u64) {
-        // A time before the current sub-window is not an error: threads read the clock in one
-        // order and come here in another.
-        if now_nanos.saturating_sub(self.started) >= self.part_nanos() {
-            self.age(now_nanos);
+        if now_nanos >= self.leaves {
+            self.expire(now_nanos);
         }
     }
 
-    #[cold]
-    fn age(&mut self, now_nanos: u64) {
-        let passed = (now_nanos - self.started) / self.part_nanos();
-        self.started += passed * self.part_nanos();
-        let passed = usize::try_from(passed).map_or(COUNTED, |passed| passed.min(COUNTED));
-        self.counts.copy_within(..COUNTED - passed, passed);
-        self.counts[..passed].fill(0);
-        self.recount();
-    }
-
-    /// As [`Window::assess`], when the current sub-window is that of `now_nanos` or a later one.
+    /// Whether `cost` more units are within the quota.
     #[inline]
-    pub(super) fn judge(&self, quota: u64, cost: u64, now_nanos: u64) -> LimitStatus {
-        let after = self.total.saturating_add(cost);
-        if after <= quota {
-            let resets_in = match after {
-                0 => 0,
-                _ => self.until_left(self.oldest.into(), now_nanos),
-            };
-            return LimitStatus::admitted(quota - after, resets_in);
+    pub(super) fn has_room(&self, quota: u64, cost: u64) -> bool {
+        self.total.saturating_add(cost) <= quota || cost == 0
+    }
+
+    /// Counts `units` at `time_nanos`, or at the newest time written if that is later.
+    #[inline]
+    pub(super) fn spend(&mut self, units: u64, time_nanos: u64) {
+        if units == 0 {
+            return;
         }
+        let time = time_nanos.max(self.latest);
+        if usize::from(self.len) == OLDER && time < self.ends {
+            self.newest.time = time;
+            self.newest.units = self.newest.units.saturating_add(units);
+            self.total = self.total.saturating_add(units);
+            self.latest = time;
+        } else {
+            self.append(Bucket { time, units });
+        }
+    }
+
+    /// Returns the status after an admitted request.
+    #[inline]
+    pub(super) fn status(&self, quota: u64, now_nanos: u64) -> LimitStatus {
+        let resets_in = match self.total {
+            0 => 0,
+            total if total > quota => return self.refusal(quota, 0, now_nanos),
+            _ => self.leaves.saturating_sub(now_nanos),
+        };
+        LimitStatus::admitted(quota - self.total, resets_in)
+    }
+
+    /// Returns the status of a limit without room for `cost`.
+    #[cold]
+    pub(super) fn refusal(&self, quota: u64, cost: u64, now_nanos: u64) -> LimitStatus {
         // Units above a quota that was lowered have to leave before anything remains again.
         let reset_at_most = self.total.min(quota).saturating_sub(1);
         let remaining = quota.saturating_sub(self.total);
@@ -112,27 +162,26 @@ impl Window {
         }
     }
 
-    /// Counts `cost` units in the current sub-window.
-    #[inline]
-    pub(super) fn spend(&mut self, cost: u64) {
-        self.counts[0] = self.counts[0].saturating_add(cost);
-        self.total = self.total.saturating_add(cost);
-    }
-
-    /// Takes back `cost` units that were counted at `then`, if they still are.
+    /// Takes back `units` that were charged at `then_nanos`.
     ///
-    /// Where they were counted in a later sub-window, because a clock was behind, they are taken
-    /// from one that leaves the count earlier: what stays is never less than what was spent.
-    pub(super) fn refund(&mut self, cost: u64, then_nanos: u64) {
-        let age = self
-            .started
-            .saturating_sub(then_nanos)
-            .div_ceil(self.part_nanos());
-        let age = usize::try_from(age).unwrap_or(COUNTED);
-        if let Some(count) = self.counts.get_mut(age) {
-            *count = count.saturating_sub(cost);
-            self.recount();
+    /// They are taken from the oldest buckets that can hold them. If those are others than theirs,
+    /// they leave the count sooner: what stays is never less than what was spent. Nothing is taken
+    /// once their own buckets may have left.
+    pub(super) fn refund(&mut self, units: u64, then_nanos: u64, now_nanos: u64) {
+        if then_nanos.saturating_add(self.window_nanos()) <= now_nanos {
+            return;
         }
+        let mut buckets: Buckets = self.buckets().collect();
+        let mut left = units;
+        for bucket in buckets
+            .iter_mut()
+            .filter(|bucket| bucket.time >= then_nanos)
+        {
+            let taken = bucket.units.min(left);
+            bucket.units -= taken;
+            left -= taken;
+        }
+        self.keep(buckets);
     }
 
     /// The units counted.
@@ -144,48 +193,134 @@ impl Window {
         self.seconds
     }
 
-    /// Raises each sub-window to at least what `other`, a window of the same length, holds in the
-    /// same sub-window of time.
+    /// Raises the count to that of `other`, a window of the same length, at every time at which it
+    /// is lower.
     pub(super) fn cover(&mut self, other: &Self) {
-        let mut other = *other;
-        other.advance(self.started);
-        self.advance(other.started);
-        for (count, other) in self.counts.iter_mut().zip(other.counts) {
-            *count = other.max(*count);
+        let mut times: SmallVec<[u64; 2 * Self::PLACES]> = self
+            .buckets()
+            .chain(other.buckets())
+            .map(|bucket| bucket.time)
+            .collect();
+        times.sort_unstable();
+        times.dedup();
+        let mut raised = Buckets::new();
+        let mut newer = 0;
+        for time in times.into_iter().rev() {
+            // What counts until the bucket of this time leaves.
+            let most = self.units_since(time).max(other.units_since(time));
+            let units = most - newer;
+            raised.push(Bucket { time, units });
+            newer = most;
         }
-        self.recount();
+        raised.reverse();
+        raised.retain(|bucket| bucket.units > 0);
+        merge(&mut raised, self.part_nanos());
+        self.keep(raised);
+        self.latest = self.latest.max(other.latest);
+    }
+
+    /// The units spent at `time` and later.
+    fn units_since(&self, time: u64) -> u64 {
+        let newer = self.buckets().filter(|bucket| bucket.time >= time);
+        newer.fold(0, |sum, bucket| sum.saturating_add(bucket.units))
     }
 
     /// The nanoseconds until the units counted are no more than `units`, if nothing else is spent.
     fn until_at_most(&self, units: u64, now_nanos: u64) -> u64 {
         let mut kept = 0_u64;
-        for (age, count) in self.counts.iter().enumerate() {
-            kept = kept.saturating_add(*count);
-            // This one and all that are older have to leave.
+        for bucket in self.buckets().rev() {
+            kept = kept.saturating_add(bucket.units);
+            // This bucket and all that are older have to leave.
             if kept > units {
-                return self.until_left(age, now_nanos);
+                let leaves = bucket.time.saturating_add(self.window_nanos());
+                return leaves.saturating_sub(now_nanos);
             }
         }
         0
     }
+}
 
-    /// The nanoseconds until the sub-window that is `age` old leaves the count.
-    #[inline]
-    fn until_left(&self, age: usize, now_nanos: u64) -> u64 {
-        let parts = (COUNTED - age) as u64;
-        let leaves = self.started.saturating_add(parts * self.part_nanos());
-        leaves.saturating_sub(now_nanos)
+/// The buckets.
+impl Window {
+    /// A window of `seconds` with nothing spent.
+    pub(super) fn empty(seconds: u32) -> Self {
+        Self {
+            leaves: u64::MAX,
+            total: 0,
+            latest: 0,
+            ends: 0,
+            seconds,
+            len: 0,
+            newest: Bucket::default(),
+            older: [Bucket::default(); OLDER],
+        }
     }
 
-    fn recount(&mut self) {
-        // Summed anew rather than subtracted from: a sum that has saturated must not shrink by
-        // more than what leaves it.
-        self.total = self
-            .counts
-            .iter()
-            .fold(0, |sum, count| sum.saturating_add(*count));
-        let oldest = self.counts.iter().rposition(|count| *count > 0);
-        self.oldest = oldest.map_or(0, |age| u8::try_from(age).expect("17 sub-windows"));
+    /// The buckets, the oldest first.
+    pub(super) fn buckets(&self) -> impl DoubleEndedIterator<Item = Bucket> {
+        let newest = (self.newest.units > 0).then_some(self.newest);
+        self.older[..self.len.into()].iter().copied().chain(newest)
+    }
+
+    /// Opens a bucket after all others. If there is no place, two buckets are merged.
+    #[inline(never)]
+    fn append(&mut self, bucket: Bucket) {
+        let len = usize::from(self.len);
+        if len == OLDER {
+            self.merge_with(bucket);
+        } else if self.newest.units > 0 {
+            self.older[len] = self.newest;
+            self.len += 1;
+            self.newest = bucket;
+        } else {
+            self.newest = bucket;
+        }
+        self.leaves = self.oldest().time.saturating_add(self.window_nanos());
+        self.total = self.total.saturating_add(bucket.units);
+        self.latest = self.latest.max(bucket.time);
+        let slot = self.part_nanos() / Self::SLOTS;
+        self.ends = (bucket.time - bucket.time % slot).saturating_add(slot);
+    }
+
+    /// Takes in a bucket after all others, where there are as many as places.
+    fn merge_with(&mut self, mut bucket: Bucket) {
+        let newest = [self.newest, bucket];
+        let at = closest(self.older.iter().chain(&newest), self.part_nanos());
+        if at == OLDER {
+            bucket.absorb(&self.newest);
+        } else {
+            let older = self.older[at];
+            self.older.copy_within(at + 1.., at);
+            self.older[OLDER - 1] = self.newest;
+            self.older[at].absorb(&older);
+        }
+        self.newest = bucket;
+    }
+
+    fn oldest(&self) -> Bucket {
+        if self.len == 0 {
+            self.newest
+        } else {
+            self.older[0]
+        }
+    }
+
+    #[cold]
+    fn expire(&mut self, now_nanos: u64) {
+        let window = self.window_nanos();
+        let counts = |bucket: &Bucket| bucket.time.saturating_add(window) > now_nanos;
+        self.keep(self.buckets().filter(counts).collect());
+        self.latest = self.latest.max(now_nanos);
+    }
+
+    /// Takes `buckets` for its own, but for the empty ones. There are no more than there are places.
+    fn keep(&mut self, buckets: Buckets) {
+        let latest = self.latest;
+        *self = Self::empty(self.seconds);
+        for bucket in buckets.into_iter().filter(|bucket| bucket.units > 0) {
+            self.append(bucket);
+        }
+        self.latest = self.latest.max(latest);
     }
 
     /// The length of a sub-window.
@@ -193,37 +328,40 @@ impl Window {
     pub(super) fn part_nanos(&self) -> u64 {
         u64::from(self.seconds) * Self::PART_NANOS_PER_SECOND
     }
+
+    fn window_nanos(&self) -> u64 {
+        self.part_nanos() * Self::PARTS
+    }
 }
 
 /// For counts that are kept elsewhere.
 #[cfg(feature = "redis")]
 impl Window {
-    /// A window of `seconds` that counts `counts`, by their age, in a sub-window which starts at
-    /// `started_nanos` and those before it.
-    pub(super) fn counting(seconds: u32, started_nanos: u64, counts: [u64; COUNTED]) -> Self {
-        let mut window = Self {
-            started: started_nanos,
-            total: 0,
-            seconds,
-            oldest: 0,
-            counts,
-        };
-        window.recount();
+    /// As [`Window::assess`], where all units that are counted still are at `now_nanos`.
+    pub(super) fn judge(&self, quota: u64, cost: u64, now_nanos: u64) -> LimitStatus {
+        if cost == 0 {
+            self.status(quota, now_nanos)
+        } else {
+            self.assess(quota, cost, now_nanos)
+        }
+    }
+
+    /// A window of `seconds` with these buckets, which are in the order of time and no more than
+    /// there are places.
+    pub(super) fn of(seconds: u32, buckets: impl IntoIterator<Item = Bucket>) -> Self {
+        let mut window = Self::empty(seconds);
+        window.keep(buckets.into_iter().collect());
         window
     }
 
-    /// The sub-windows in which units are counted: when each starts, in nanoseconds, and its units.
-    pub(super) fn parts(&self) -> impl Iterator<Item = (u64, u64)> {
-        let (started, length) = (self.started, self.part_nanos());
-        let counts = self.counts.iter().zip(0..);
-        counts
-            .filter(|(units, _)| **units > 0)
-            .map(move |(units, age)| (started.saturating_sub(age * length), *units))
+    /// The newest time at which units were counted or had left the count, in nanoseconds.
+    pub(super) fn latest(&self) -> u64 {
+        self.latest
     }
 
-    /// Where the current sub-window starts, in nanoseconds.
+    /// Where the sub-window of the newest units starts, in nanoseconds.
     pub(super) fn started(&self) -> u64 {
-        self.started
+        self.newest.time - self.newest.time % self.part_nanos()
     }
 }
 

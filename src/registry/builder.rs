@@ -107,8 +107,11 @@ impl<S> Builder<S> {
         self
     }
 
-    /// The most keys and owners whose limits are counted at one time; see
-    /// [`LocalLimiter`] for what happens beyond. Default: [`LocalLimiter::DEFAULT_CAPACITY`].
+    /// The most keys and owners that have counters of their own for their limits. Default:
+    /// [`LocalLimiter::DEFAULT_CAPACITY`].
+    ///
+    /// Where more are active within their windows, the others share coarse counts. None of them gets
+    /// more than its quota, and some may get less; see [`LocalLimiter`].
     pub fn max_limited(mut self, subjects: usize) -> Self {
         self.settings.max_limited = subjects;
         self

@@ -149,7 +149,7 @@ fn limit_headers(_: Request<Body>) -> Ready<Result<Response<Body>, Infallible>> 
     let mut response = Response::new(Body::empty());
     let policy = HeaderValue::from_static(r#""burst";q=1000;w=16"#);
     let mut state = Vec::with_capacity(64);
-    state.extend_from_slice(br#""burst";r=999;t=17"#);
+    state.extend_from_slice(br#""burst";r=999;t=16"#);
     let state = HeaderValue::from_maybe_shared(Bytes::from(state)).unwrap();
     response.headers_mut().append(POLICY, policy);
     response.headers_mut().append(STATE, state);

@@ -43,7 +43,7 @@ async fn a_request_is_verified_counted_and_charged_once() {
     let auth = bench.layer();
     let app = nested([&auth, &auth.scopes(["a"]), &auth]);
     let answer = send(&app, bearing(issued.secret().expose())).await;
-    told(&answer, 200, r#""burst";q=9;w=16"#, r#""burst";r=8;t=17"#);
+    told(&answer, 200, r#""burst";q=9;w=16"#, r#""burst";r=8;t=16"#);
     assert_eq!(bench.store.lookups(), 1);
     assert_eq!(bench.used(&issued).await, (1, 0));
 }
@@ -100,7 +100,7 @@ async fn an_inner_cost_comes_on_top_and_the_answer_has_one_list() {
     let auth = bench.layer();
     let app = nested([&auth, &auth.cost(10), &auth, &auth.cost(5), &auth]);
     let policy = r#""burst";q=100;w=16, "daily";q=1000;w=1600"#;
-    let state = r#""burst";r=84;t=17, "daily";r=984;t=1700"#;
+    let state = r#""burst";r=84;t=16, "daily";r=984;t=1600"#;
     told(&send(&app, bearing(&key)).await, 200, policy, state);
 }
 
@@ -120,7 +120,7 @@ async fn an_inner_limit_comes_on_top() {
         &answer,
         200,
         r#""burst";q=9;w=16, "all";q=8;w=16, "one";q=7;w=16"#,
-        r#""burst";r=8;t=17, "all";r=7;t=17, "one";r=6;t=17"#,
+        r#""burst";r=8;t=16, "all";r=7;t=16, "one";r=6;t=16"#,
     );
 }
 
@@ -139,7 +139,7 @@ async fn what_a_layer_has_from_the_one_around_it_is_charged_once() {
         &answer,
         200,
         policy,
-        r#""burst";r=94;t=17, "all";r=83;t=17"#,
+        r#""burst";r=94;t=16, "all";r=83;t=16"#,
     );
     // A cost of its own comes on top of all, also if it is the same number.
     let app = nested([&outer, &outer.cost(5)]);
@@ -148,7 +148,7 @@ async fn what_a_layer_has_from_the_one_around_it_is_charged_once() {
         &answer,
         200,
         policy,
-        r#""burst";r=84;t=17, "all";r=73;t=17"#,
+        r#""burst";r=84;t=16, "all";r=73;t=16"#,
     );
 }
 
@@ -169,7 +169,7 @@ async fn limits_that_only_look_alike_are_told_apart() {
         &answer,
         200,
         r#""burst";q=9;w=16, "burst:route";q=9;w=16"#,
-        r#""burst";r=4;t=17, "burst:route";r=8;t=17"#,
+        r#""burst";r=4;t=16, "burst:route";r=8;t=16"#,
     );
 }
 
@@ -184,7 +184,7 @@ async fn defaults_of_an_inner_layer_hold_though_the_outer_one_limits_its_route()
         &send(&app, bearing(&key)).await,
         200,
         r#""route";q=9;w=16, "usual";q=5;w=16"#,
-        r#""route";r=8;t=17, "usual";r=4;t=17"#,
+        r#""route";r=8;t=16, "usual";r=4;t=16"#,
     );
 }
 
@@ -199,14 +199,14 @@ async fn an_inner_429_charges_nothing() {
     let app = nested([&auth, &inner]);
     let policy = r#""burst";q=9;w=16, "wide";q=9;w=1600, "tight";q=1;w=16"#;
     let request = || bearing(issued.secret().expose());
-    let state = r#""burst";r=8;t=17, "wide";r=8;t=1700, "tight";r=0;t=17"#;
+    let state = r#""burst";r=8;t=16, "wide";r=8;t=1600, "tight";r=0;t=16"#;
     told(&send(&app, request()).await, 200, policy, state);
 
     bench.clock.advance(SECOND);
     let answer = send(&app, request()).await;
-    let state = r#""burst";r=8;t=16, "wide";r=8;t=16, "tight";r=0;t=16"#;
+    let state = r#""burst";r=8;t=15, "wide";r=8;t=15, "tight";r=0;t=15"#;
     told(&answer, 429, policy, state);
-    assert_eq!(answer.header("retry-after").unwrap(), "16");
+    assert_eq!(answer.header("retry-after").unwrap(), "15");
     assert!(answer.body.contains(r#""violated-policies":["tight"]"#));
     assert_eq!(answer.header("cache-control").unwrap(), "no-store");
     assert_eq!(bench.used(&issued).await, (1, 1));
@@ -258,9 +258,9 @@ async fn what_an_inner_layer_refuses_costs_nothing_of_any_layer() {
         // The three limits of the two layers, and of this one 3 + 2 + 7 where it let it through.
         let answer = send(&nested([&outer, &middle]), request()).await;
         let after = if status == 200 {
-            r#""burst";r=3;t=17, "outer";r=7;t=17, "middle";r=5;t=17"#
+            r#""burst";r=3;t=16, "outer";r=7;t=16, "middle";r=5;t=16"#
         } else {
-            r#""burst";r=6;t=17, "outer";r=8;t=17, "middle";r=7;t=17"#
+            r#""burst";r=6;t=16, "outer";r=8;t=16, "middle";r=7;t=16"#
         };
         assert_eq!((status, left(&answer)), (status, after.to_owned()));
         bench.clock.advance(18 * SECOND);
@@ -287,14 +287,14 @@ async fn what_nested_layers_ask_of_one_limit_is_one_cost() {
     bench.clock.advance(SECOND);
     let app = nested([&auth, &auth.cost(8)]);
     let answer = send(&app, bearing(&key)).await;
-    told(&answer, 429, policy, r#""burst";r=8;t=16"#);
-    assert_eq!(answer.header("retry-after").unwrap(), "16");
-    bench.clock.advance(16 * SECOND);
+    told(&answer, 429, policy, r#""burst";r=8;t=15"#);
+    assert_eq!(answer.header("retry-after").unwrap(), "15");
+    bench.clock.advance(15 * SECOND);
     told(
         &send(&app, bearing(&key)).await,
         200,
         policy,
-        r#""burst";r=0;t=17"#,
+        r#""burst";r=0;t=16"#,
     );
 }
 
@@ -324,7 +324,7 @@ async fn a_refusal_is_taken_back_once_though_it_was_asked_for_twice() {
     }
     for _ in 0..2 {
         let answer = send(&app, request()).await;
-        told(&answer, 403, r#""burst";q=9;w=16"#, r#""burst";r=6;t=17"#);
+        told(&answer, 403, r#""burst";q=9;w=16"#, r#""burst";r=6;t=16"#);
     }
     assert_eq!(bench.used(&issued).await, (3, 2));
 }
@@ -452,7 +452,7 @@ async fn layers_of_two_services_each_tell_their_limits() {
     assert_eq!(policy, r#""burst";q=9;w=16, "minute";q=5;w=60"#);
     let state = answer.header("ratelimit").unwrap();
     assert!(
-        state.starts_with(r#""burst";r=6;t=17, "minute";r=4;t="#),
+        state.starts_with(r#""burst";r=6;t=16, "minute";r=4;t="#),
         "{state}"
     );
     assert_eq!(answer.header("vary").unwrap(), "X-API-Key, x-other-key");

@@ -43,8 +43,8 @@ async fn a_success_tells_what_is_left_and_when_it_grows() {
     let app = app(&bench.layer());
     // From the store and from the cache.
     for state in [
-        r#""burst";r=99;t=17, "daily";r=999;t=1700"#,
-        r#""burst";r=98;t=17, "daily";r=998;t=1700"#,
+        r#""burst";r=99;t=16, "daily";r=999;t=1600"#,
+        r#""burst";r=98;t=16, "daily";r=998;t=1600"#,
     ] {
         let answer = send(&app, bearing(&key)).await;
         assert_eq!(answer.status, 200);
@@ -52,7 +52,7 @@ async fn a_success_tells_what_is_left_and_when_it_grows() {
     }
     bench.clock.advance(Duration::from_millis(4_500));
     let answer = send(&app, bearing(&key)).await;
-    let state = r#""burst";r=97;t=13, "daily";r=997;t=1696"#;
+    let state = r#""burst";r=97;t=12, "daily";r=997;t=1596"#;
     assert_eq!(limits(&answer), pair(POLICY, state));
 }
 
@@ -64,11 +64,11 @@ async fn a_handlers_own_failure_tells_it_too() {
     let request = |uri| get(uri, &[("authorization", bearer.as_bytes())]);
     let app = app(&bench.layer());
     for (uri, status, state) in [
-        ("/fails", 418, r#""burst";r=99;t=17, "daily";r=999;t=1700"#),
+        ("/fails", 418, r#""burst";r=99;t=16, "daily";r=999;t=1600"#),
         (
             "/nowhere",
             404,
-            r#""burst";r=98;t=17, "daily";r=998;t=1700"#,
+            r#""burst";r=98;t=16, "daily";r=998;t=1600"#,
         ),
     ] {
         let answer = send(&app, request(uri)).await;
@@ -91,7 +91,7 @@ async fn a_403_for_a_verified_key_tells_it_and_charges_nothing() {
     assert_eq!(send(&app(&layer), bearing(&key)).await.status, 200);
     let answer = send(&app(&layer.scopes(["a"])), bearing(&key)).await;
     let policy = format!(r#"{POLICY}, "route";q=5;w=16"#);
-    let state = r#""burst";r=99;t=17, "daily";r=999;t=1700, "route";r=4;t=17"#;
+    let state = r#""burst";r=99;t=16, "daily";r=999;t=1600, "route";r=4;t=16"#;
     assert_eq!(
         (answer.status, limits(&answer)),
         (403, pair(&policy, state))
@@ -108,8 +108,8 @@ async fn a_429_tells_it_as_it_is_and_never_a_wait_beyond_retry_after() {
         assert_eq!(send(&one, bearing(&key)).await.status, 200);
         bench.clock.advance(2 * SECOND);
     }
-    // 4 are left; the first comes back in 5 seconds, which is enough for 5.
-    for (seconds, remaining, wait, retry) in [(0, 4, 5, 5), (4, 4, 1, 1)] {
+    // 4 are left; the first comes back in 4 seconds, which is enough for 5.
+    for (seconds, remaining, wait, retry) in [(0, 4, 4, 4), (3, 4, 1, 1)] {
         bench.clock.advance(seconds * SECOND);
         let answer = send(&five, bearing(&key)).await;
         assert_eq!(answer.status, 429);
@@ -126,10 +126,11 @@ async fn a_429_tells_it_as_it_is_and_never_a_wait_beyond_retry_after() {
 
 #[tokio::test]
 async fn retry_after_is_when_it_succeeds_and_not_a_second_later() {
-    for (started, cost, exact) in [
-        (Duration::ZERO, 1, 17 * SECOND),
-        (Duration::from_millis(250), 1, Duration::from_millis(16_750)),
-        (Duration::from_millis(999), 4, Duration::from_millis(16_001)),
+    let exact = 16 * SECOND;
+    for (started, cost) in [
+        (Duration::ZERO, 1),
+        (Duration::from_millis(250), 1),
+        (Duration::from_millis(999), 4),
     ] {
         let bench = Bench::new();
         let key = NewKey::named("x").limit(limit("burst", 4, 16));
@@ -138,7 +139,7 @@ async fn retry_after_is_when_it_succeeds_and_not_a_second_later() {
         let app = app(&bench.layer().cost(cost));
         while send(&app, bearing(&key)).await.status == 200 {}
         let denied = send(&app, bearing(&key)).await;
-        assert_eq!(denied.header("retry-after").unwrap(), "17", "{started:?}");
+        assert_eq!(denied.header("retry-after").unwrap(), "16", "{started:?}");
 
         bench.clock.advance(exact.checked_sub(SECOND).unwrap());
         let denied = send(&app, bearing(&key)).await;
@@ -185,12 +186,12 @@ async fn defaults_hold_for_keys_without_limits_of_their_own() {
     let answer = send(&app, bearing(&none)).await;
     assert_eq!(
         limits(&answer),
-        pair(r#""usual";q=3;w=16"#, r#""usual";r=2;t=17"#)
+        pair(r#""usual";q=3;w=16"#, r#""usual";r=2;t=16"#)
     );
     let answer = send(&app, bearing(&own)).await;
     assert_eq!(
         limits(&answer),
-        pair(r#""own";q=7;w=16"#, r#""own";r=6;t=17"#)
+        pair(r#""own";q=7;w=16"#, r#""own";r=6;t=16"#)
     );
 }
 
@@ -208,20 +209,20 @@ async fn limits_of_the_route_stand_after_the_keys() {
     let answer = send(&app, bearing(&none)).await;
     assert_eq!(
         limits(&answer),
-        pair(r#""route";q=3;w=16"#, r#""route";r=1;t=17"#)
+        pair(r#""route";q=3;w=16"#, r#""route";r=1;t=16"#)
     );
     let answer = send(&app, bearing(&own)).await;
     assert_eq!(
         limits(&answer),
         pair(
             r#""own";q=7;w=16, "route";q=3;w=16"#,
-            r#""own";r=5;t=17, "route";r=1;t=17"#
+            r#""own";r=5;t=16, "route";r=1;t=16"#
         )
     );
     let answer = send(&app, bearing(&own)).await;
     assert_eq!(answer.status, 429);
     assert!(answer.body.contains(r#""violated-policies":["route"]"#));
-    assert_eq!(limits(&answer).1, r#""own";r=5;t=17, "route";r=1;t=17"#);
+    assert_eq!(limits(&answer).1, r#""own";r=5;t=16, "route";r=1;t=16"#);
 }
 
 #[tokio::test]
@@ -235,14 +236,14 @@ async fn the_keys_of_an_owner_share_where_the_layer_says_so() {
     let (first, second) = (bench.secret(key()).await, bench.secret(key()).await);
     let by_owner = app(&bench.layer().limit_by(LimitBy::Owner));
     for (key, state) in [
-        (&first, r#""burst";r=8;t=17"#),
-        (&second, r#""burst";r=7;t=17"#),
+        (&first, r#""burst";r=8;t=16"#),
+        (&second, r#""burst";r=7;t=16"#),
     ] {
         assert_eq!(limits(&send(&by_owner, bearing(key)).await).1, state);
     }
     let by_key = app(&bench.layer());
     let answer = send(&by_key, bearing(&second)).await;
-    assert_eq!(limits(&answer).1, r#""burst";r=8;t=17"#);
+    assert_eq!(limits(&answer).1, r#""burst";r=8;t=16"#);
 }
 
 #[tokio::test]
@@ -261,7 +262,7 @@ async fn a_changed_limit_is_told_at_once() {
     let answer = send(&app, request()).await;
     assert_eq!(
         limits(&answer),
-        pair(r#""burst";q=5;w=16"#, r#""burst";r=3;t=17"#)
+        pair(r#""burst";q=5;w=16"#, r#""burst";r=3;t=16"#)
     );
 }
 
@@ -328,25 +329,25 @@ async fn the_older_headers_tell_the_tightest_limit_on_request() {
     let app_with = app(&layer);
     assert_eq!(
         older(&send(&app_with, bearing(&key)).await),
-        ["5", "3", "17"]
+        ["5", "3", "16"]
     );
     let dear = send(&app(&layer.cost(4)), bearing(&key)).await;
     assert_eq!(
         (dear.status, older(&dear)),
-        (429, ["5", "3", "17"].map(String::from))
+        (429, ["5", "3", "16"].map(String::from))
     );
     let refused = send(&app(&layer.scopes(["a"])), bearing(&key)).await;
     assert_eq!(
         (refused.status, older(&refused)),
-        (403, ["5", "3", "17"].map(String::from))
+        (403, ["5", "3", "16"].map(String::from))
     );
 
-    bench.clock.advance(17 * SECOND);
+    bench.clock.advance(16 * SECOND);
     send(&app_with, bearing(&key)).await;
     send(&app_with, bearing(&key)).await;
-    bench.clock.advance(17 * SECOND);
+    bench.clock.advance(16 * SECOND);
     assert_eq!(
         older(&send(&app_with, bearing(&key)).await),
-        ["7", "2", "1666"]
+        ["7", "2", "1568"]
     );
 }

@@ -69,7 +69,7 @@ async fn instances_admit_one_quota_together_and_tell_what_is_left() {
         let answer = send(app, bearing(text(&issued))).await;
         assert_eq!((answer.status, &*answer.code()), (429, "rate_limited"));
         let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
-        assert!((3_600..=3_825).contains(&wait), "{wait}");
+        assert!((3_500..=3_600).contains(&wait), "{wait}");
     }
 }
 
@@ -199,6 +199,36 @@ async fn without_redis_each_instance_admits_its_share() {
         admitted += u32::from(status == 200);
     }
     assert_eq!(admitted, 20);
+}
+
+/// A limit of a day, and an outage of a second.
+#[tokio::test]
+async fn an_outage_tells_to_wait_a_second_unless_the_quota_was_used_up_before() {
+    let mut server = RedisServer::start().await;
+    let bench = bench_on(&server, OutagePolicy::Local { percent: 20 }).await;
+    let key = || NewKey::named("x").limit(limit("day", 10, 86_400));
+    let (with_room, used_up) = (bench.issue(key()).await, bench.issue(key()).await);
+    let app = protected(&bench.layer());
+    for (issued, requests) in [(&with_room, 9), (&used_up, 10)] {
+        for _ in 0..requests {
+            assert_eq!(send(&app, bearing(text(issued))).await.status, 200);
+        }
+    }
+    server.kill();
+    // Longer than a denial is repeated without asking.
+    bench.clock.advance(SECOND * 60);
+    let retry = async |issued| {
+        let answer = send(&app, bearing(text(issued))).await;
+        assert_eq!(answer.status, 429);
+        let state = answer.header("ratelimit").unwrap();
+        let retry: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        let reset: u64 = state.rsplit('=').next().unwrap().parse().unwrap();
+        assert!(reset <= retry, "{state}, and to retry after {retry}");
+        retry
+    };
+    assert_eq!(retry(&with_room).await, 1);
+    let wait = retry(&used_up).await;
+    assert!((86_200..=86_340).contains(&wait), "{wait}");
 }
 
 /// A key that ends while Redis thinks is refused, and has cost nothing.

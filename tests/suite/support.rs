@@ -72,8 +72,7 @@ impl Bench {
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// A limit whose sub-windows are whole seconds: what is used at a full second can be used again
-/// 17/16 of the window later.
+/// A limit of `quota` units in so many seconds.
 pub(crate) fn limit(name: &str, quota: u64, seconds: u64) -> RateLimit {
     RateLimit::new(name, quota, Duration::from_secs(seconds)).unwrap()
 }

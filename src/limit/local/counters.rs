@@ -61,20 +61,29 @@ impl State {
         for charge in charges {
             places.push(self.place(charge)?);
         }
+        let mut admitted = true;
+        for (charge, &place) in charges.iter().zip(&places) {
+            let window = &mut self.counters[place].window;
+            window.advance(now_nanos);
+            let cost = cost_at(place, charges, &places);
+            admitted &= window.has_room(charge.limit.quota(), cost);
+        }
+        for (index, &place) in places.iter().enumerate() {
+            // Charges that meet in one counter are one charge to it.
+            if admitted && !places[..index].contains(&place) {
+                let cost = cost_at(place, charges, &places);
+                self.counters[place].window.spend(cost, now_nanos);
+            }
+        }
         let mut statuses = Statuses::new();
         for (charge, &place) in charges.iter().zip(&places) {
-            self.counters[place].window.advance(now_nanos);
+            let (window, quota) = (&self.counters[place].window, charge.limit.quota());
             let cost = cost_at(place, charges, &places);
-            statuses.push(self.judge(place, charge, cost, now_nanos));
-        }
-        let admitted = statuses.iter().all(LimitStatus::is_admitted);
-        for (status, (charge, &place)) in statuses.iter_mut().zip(charges.iter().zip(&places)) {
-            if admitted {
-                self.counters[place].window.spend(charge.cost);
-            } else if status.is_admitted() {
-                // Nothing is written, so this limit stands as before.
-                *status = self.judge(place, charge, 0, now_nanos);
-            }
+            statuses.push(if admitted || window.has_room(quota, cost) {
+                window.status(quota, now_nanos)
+            } else {
+                window.refusal(quota, cost, now_nanos)
+            });
         }
         Some(Decision::new(statuses))
     }
@@ -89,12 +98,7 @@ impl State {
     ) -> Option<LimitStatus> {
         let place = self.place(charge)?;
         let window = &mut self.counters[place].window;
-        window.advance(now_nanos);
-        let status = window.judge(charge.limit.quota(), charge.cost, now_nanos);
-        if status.is_admitted() {
-            window.spend(charge.cost);
-        }
-        Some(status)
+        Some(window.acquire(charge.limit.quota(), charge.cost, now_nanos))
     }
 
     /// Takes back what `charges` cost at `then`, as far as it is still counted.
@@ -102,8 +106,7 @@ impl State {
         for charge in charges {
             if let Some(place) = self.place(charge) {
                 let window = &mut self.counters[place].window;
-                window.advance(now_nanos);
-                window.refund(charge.cost, then_nanos);
+                window.refund(charge.cost, then_nanos, now_nanos);
             }
         }
     }
@@ -158,12 +161,6 @@ impl State {
         self.counters
             .iter()
             .position(|counter| counter.is_of(charge))
-    }
-
-    #[inline]
-    fn judge(&self, place: usize, charge: &Charge<'_>, cost: u64, now_nanos: u64) -> LimitStatus {
-        let window = &self.counters[place].window;
-        window.judge(charge.limit.quota(), cost, now_nanos)
     }
 }
 

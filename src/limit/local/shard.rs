@@ -1,3 +1,4 @@
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use foldhash::quality::RandomState;
@@ -15,8 +16,7 @@ pub(super) struct Shard {
     subjects: IndexMap<SubjectId, Arc<Counters>, RandomState>,
     /// The next subject to be looked at when room is made.
     hand: usize,
-    /// For each length of window at least what any subject had used in it when it was evicted.
-    overflow: Vec<Window>,
+    overflow: Overflow,
     /// Whether evicted subjects are just forgotten.
     forgetful: bool,
 }
@@ -43,13 +43,19 @@ impl Shard {
         self.subjects.insert(subject.clone(), counters);
     }
 
-    /// Opens the counters that `charges` need. A counter that is not open may be one of a subject
-    /// that was evicted, so it starts with the overflow.
-    pub(super) fn open(&self, state: &mut State, charges: &[Charge<'_>], now_nanos: u64) {
+    /// Opens the counters that `charges` of `subject` need. The subject may have been evicted before,
+    /// so a counter that is not open starts with what the overflow holds for it.
+    pub(super) fn open(
+        &self,
+        state: &mut State,
+        subject: &SubjectId,
+        charges: &[Charge<'_>],
+        now_nanos: u64,
+    ) {
         state.open(charges, now_nanos, |limit: &RateLimit| {
-            let of_length = |window: &&Window| window.window_seconds() == limit.window_seconds();
-            let overflow = self.overflow.iter().find(of_length);
-            overflow.map_or_else(|| Window::new(limit), |window| *window)
+            let hash = self.hash(subject);
+            let used = self.overflow.used(hash, limit.window_seconds(), now_nanos);
+            used.unwrap_or_else(|| Window::new(limit))
         });
     }
 
@@ -74,7 +80,7 @@ impl Shard {
             let units = self.subjects[self.hand].lock().units(now_nanos);
             if units == 0 {
                 // Another one takes this place, and is looked at next.
-                self.evict(self.hand, now_nanos);
+                self.evict(self.hand, capacity, now_nanos);
             } else {
                 least = least.min((units, self.hand));
                 self.hand += 1;
@@ -82,27 +88,86 @@ impl Shard {
         }
         // If none was dropped, then every place still is that of the subject that was looked at.
         if self.subjects.len() >= capacity {
-            self.evict(least.1, now_nanos);
+            self.evict(least.1, capacity, now_nanos);
         }
     }
 
-    fn evict(&mut self, place: usize, now_nanos: u64) {
-        let Some((_, counters)) = self.subjects.swap_remove_index(place) else {
+    fn evict(&mut self, place: usize, capacity: usize, now_nanos: u64) {
+        let Some((subject, counters)) = self.subjects.swap_remove_index(place) else {
             return;
         };
-        self.overflow.retain_mut(|window| {
-            window.advance(now_nanos);
-            window.total() > 0
-        });
-        let mut counters = counters.lock();
-        let used = counters.close().filter(|_| !self.forgetful);
-        for used in used {
-            let of_length = |window: &&mut Window| window.window_seconds() == used.window_seconds();
-            match self.overflow.iter_mut().find(of_length) {
-                Some(window) => window.cover(&used),
-                None if used.total() > 0 => self.overflow.push(used),
-                None => {}
+        let hash = self.hash(&subject);
+        for mut used in counters.lock().close() {
+            used.advance(now_nanos);
+            if used.total() > 0 && !self.forgetful {
+                self.overflow.add(hash, capacity, &used, now_nanos);
             }
         }
+    }
+
+    fn hash(&self, subject: &SubjectId) -> u64 {
+        self.subjects.hasher().hash_one(subject)
+    }
+}
+
+/// What evicted subjects used, in cells that several subjects share: a count-min sketch of windows.
+///
+/// Each subject has two cells, and both hold at least what it had used. So the one that holds less
+/// is enough to start with, and most subjects have a cell in which others used little.
+#[derive(Default)]
+struct Overflow {
+    /// In each cell one window for each length of window. Empty until something is evicted.
+    cells: Box<[Vec<Window>]>,
+}
+
+impl Overflow {
+    /// The subjects for each cell.
+    const SUBJECTS_PER_CELL: usize = 4;
+    const LEAST_CELLS: usize = 16;
+
+    /// What a subject may have used in a window of that length; none where it is nothing.
+    fn used(&self, hash: u64, seconds: u32, now_nanos: u64) -> Option<Window> {
+        let [one, other] = self.cells_of(hash)?.map(|cell| {
+            let of_length = |window: &&Window| window.window_seconds() == seconds;
+            let mut window = *self.cells[cell].iter().find(of_length)?;
+            window.advance(now_nanos);
+            Some(window)
+        });
+        let (one, other) = (one?, other?);
+        Some(if other.total() < one.total() {
+            other
+        } else {
+            one
+        })
+    }
+
+    /// Raises both cells of a subject to what it has used.
+    fn add(&mut self, hash: u64, subjects: usize, used: &Window, now_nanos: u64) {
+        if self.cells.is_empty() {
+            let cells = (subjects / Self::SUBJECTS_PER_CELL).max(Self::LEAST_CELLS);
+            self.cells = vec![Vec::new(); cells].into();
+        }
+        for cell in self.cells_of(hash).into_iter().flatten() {
+            let windows = &mut self.cells[cell];
+            windows.retain_mut(|window| {
+                window.advance(now_nanos);
+                window.total() > 0
+            });
+            let of_length = |window: &&mut Window| window.window_seconds() == used.window_seconds();
+            match windows.iter_mut().find(of_length) {
+                Some(window) => window.cover(used),
+                None => windows.push(*used),
+            }
+        }
+    }
+
+    fn cells_of(&self, hash: u64) -> Option<[usize; 2]> {
+        // Two numbers that have nothing to do with each other.
+        let [one, other] = [hash >> 32, hash & u64::from(u32::MAX)];
+        let cell = |number: u64| usize::try_from(number % self.cells.len() as u64).ok();
+        if self.cells.is_empty() {
+            return None;
+        }
+        Some([cell(one)?, cell(other)?])
     }
 }

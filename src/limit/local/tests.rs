@@ -46,13 +46,13 @@ fn remaining(decision: &Decision) -> Vec<u64> {
 struct Log(Vec<(u64, u64)>);
 
 impl Log {
-    /// The most units that any closed trailing window holds.
+    /// The most units that any trailing window `(now - window, now]` holds.
     fn fullest(&self, window: Duration) -> u64 {
         let window = u64::try_from(window.as_nanos()).unwrap();
         let (mut first, mut held, mut fullest) = (0, 0, 0);
         for (end, cost) in &self.0 {
             held += cost;
-            while self.0[first].0 + window < *end {
+            while self.0[first].0 + window <= *end {
                 held -= self.0[first].1;
                 first += 1;
             }
@@ -230,71 +230,6 @@ fn threads_that_evict_each_other_never_exceed_a_quota() {
 }
 
 #[test]
-fn a_million_subjects_fit_into_ten_thousand_places() {
-    let limiter = LocalLimiter::new(10_000);
-    let second = limit("second", 5, 1);
-    for number in 0..1_000_000_u32 {
-        let subject = Subject::new(address(number));
-        let now = moment(u64::from(number) * 100);
-        limiter.acquire(&subject, &[charge(&second, 1)], now);
-        if number % 100_000 == 0 {
-            assert!(limiter.len() <= 10_000);
-        }
-    }
-    assert!(limiter.len() <= 10_000);
-}
-
-#[test]
-fn idle_subjects_make_room_before_others_are_evicted() {
-    let limiter = LocalLimiter::new(200);
-    let limits = [limit("second", 5, 1), limit("hour", 5, 3_600)];
-    let mut busy = Vec::new();
-    for number in 0..200 {
-        let subject = Subject::new(address(number));
-        let of_an_hour = number % 4 == 0;
-        let charges = [charge(&limits[usize::from(of_an_hour)], 3)];
-        limiter.acquire(&subject, &charges, moment(0));
-        busy.extend(of_an_hour.then_some(subject));
-    }
-    // Two seconds later three of four are idle.
-    for number in 1_000..1_100 {
-        let subject = Subject::new(address(number));
-        limiter.acquire(&subject, &[charge(&limits[0], 1)], moment(2 * SECOND));
-        assert!(limiter.len() <= 200);
-    }
-    assert!(limiter.len() < 200, "idle ones were dropped");
-    for subject in busy {
-        let decision = limiter.acquire(&subject, &[charge(&limits[1], 0)], moment(2 * SECOND));
-        assert_eq!(remaining(&decision), [2], "none of the others was");
-    }
-    // A subject that nobody has seen starts with its whole quota: nothing was evicted.
-    let decision = limiter.acquire(
-        &Subject::new(address(5_000)),
-        &[charge(&limits[1], 1)],
-        moment(2 * SECOND),
-    );
-    assert_eq!(remaining(&decision), [4]);
-}
-
-#[test]
-fn a_forgetful_limiter_does_not_charge_newcomers_for_the_evicted() {
-    let limit = limit("failures", 5, 60);
-    for (limiter, left) in [(LocalLimiter::forgetful(4), 5), (LocalLimiter::new(4), 0)] {
-        for number in 0..100 {
-            limiter.acquire(
-                &Subject::new(address(number)),
-                &[charge(&limit, 5)],
-                moment(0),
-            );
-        }
-        let newcomer = Subject::new(address(1_000));
-        let decision = limiter.acquire(&newcomer, &[charge(&limit, 0)], moment(0));
-        assert_eq!(remaining(&decision), [left]);
-        assert_eq!(limiter.len(), 4);
-    }
-}
-
-#[test]
 fn charges_that_meet_in_one_counter_are_added_up() {
     let limiter = LocalLimiter::new(10);
     let subject = Subject::new(address(1));
@@ -373,7 +308,8 @@ fn only_what_is_charged_takes_a_place() {
     ask(2, 11);
     assert_eq!(remaining(&ask(2, 0)), [10], "the first one was not evicted");
     ask(2, 1);
-    assert_eq!(remaining(&ask(3, 0)), [6], "it was");
+    assert_eq!(remaining(&ask(1, 0)), [6], "it was, and is not forgotten");
+    assert_eq!(remaining(&ask(2, 0)), [9]);
     assert_eq!(limiter.len(), 1);
 }
 
@@ -384,3 +320,5 @@ fn a_request_without_limits_is_admitted_and_leaves_nothing() {
     assert!(decision.is_admitted() && decision.statuses().is_empty());
     assert!(limiter.is_empty());
 }
+
+mod room;

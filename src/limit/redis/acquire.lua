@@ -7,7 +7,8 @@
 --    only asks, and always has room.
 -- 3. If every limit has room, all are charged. Otherwise nothing is written at all.
 -- 4. An instance may ask for units beyond the cost, to spend them by itself. It gets them as far as
---    everything it takes is no more than an eighth of what is left.
+--    everything it takes is no more than an eighth of what is left. It may spend them until the
+--    sub-window ends, so they count as spent in its last microsecond.
 --
 -- KEYS  the counters, all of one subject
 -- ARGV  a time for tests or 0, then for each counter: its quota, the length of its sub-windows in
@@ -25,7 +26,7 @@ for i, key in ipairs(KEYS) do
   local quota, part, cost = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local birth = tonumber(ARGV[at + 4])
   counters[i], stored[i] = read(key, part, now)
-  left[i] = quota - total(counters[i])
+  left[i] = quota - total(counters[i], part, now)
   if birth ~= 0 and birth ~= counters[i][1] then
     verdict = LOST
   elseif cost > 0 and cost > left[i] and verdict == ADMITTED then
@@ -41,7 +42,11 @@ for i, key in ipairs(KEYS) do
     local part, cost = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
     extra = math.max(0, math.min(tonumber(ARGV[at + 3]), math.floor(left[i] / 8) - cost))
     if cost + extra > 0 then
-      add(counters[i], 0, cost + extra)
+      local time = latest(counters[i], now)
+      if extra > 0 then
+        time = end_of(time, part) - 1
+      end
+      put(counters[i], time, cost + extra, part, now)
       stored[i] = write(key, counters[i], part, now)
     end
   end

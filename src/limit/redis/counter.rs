@@ -69,13 +69,12 @@ impl Counter {
         }
     }
 
-    /// What was granted, as Redis is told of it: the index of each sub-window and its units.
+    /// What was granted, as it is reported to Redis: times in microseconds, and the units that may
+    /// have been spent until then.
     pub(super) fn grants(&self, redis_now: u64) -> SmallVec<[(u64, u64); 4]> {
-        let index = |started: u64| started / NANOS_PER_MICRO / self.id.part_us();
-        let granted = at(self.granted, redis_now);
-        granted
-            .parts()
-            .map(|(started, units)| (index(started), units))
+        at(self.granted, redis_now)
+            .buckets()
+            .map(|bucket| (bucket.time.div_ceil(NANOS_PER_MICRO), bucket.units))
             .collect()
     }
 
@@ -93,7 +92,7 @@ impl Counter {
 
     /// The window that is `stored`, at a time.
     pub(super) fn window(&self, stored: Option<&Stored>, redis_now: u64) -> Window {
-        let nothing = || Window::counting(self.id.seconds, 0, Default::default());
+        let nothing = || Window::empty(self.id.seconds);
         at(
             stored.map_or_else(nothing, |stored| stored.window(&self.id)),
             redis_now,

@@ -3,8 +3,8 @@ use crate::limit::Window;
 
 /// Units that Redis has counted already and that this instance may spend by itself.
 ///
-/// They are counted in the sub-window that granted them, so they may be spent until it ends and no
-/// longer: a unit that is spent later would leave the count before it has left the window.
+/// They are counted as spent at the end of the sub-window that granted them, and may be spent until
+/// then. A unit that is spent later would leave the count before it has left the window.
 #[derive(Default)]
 pub(super) struct Lease {
     units: u64,
@@ -162,17 +162,20 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::window::Bucket;
 
-    const PART: u64 = 62_500_000;
+    const PART: u64 = Window::PART_NANOS_PER_SECOND;
 
     /// A lease of eight units from an answer which took 40 milliseconds, at a time of Redis.
     fn leased(redis_now: u64) -> Lease {
-        let mut counts = [0; 17];
-        counts[0] = 8;
+        let leased = Bucket {
+            time: (redis_now / PART + 1) * PART - NANOS_PER_MICRO,
+            units: 8,
+        };
         let mut lease = Lease::default();
         lease.add(&Grant {
             units: 8,
-            window: &Window::counting(1, redis_now / PART * PART, counts),
+            window: &Window::of(1, [leased]),
             sent: 100_000_000,
             received: 140_000_000,
             redis_now,

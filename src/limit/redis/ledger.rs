@@ -328,10 +328,11 @@ impl Ledger {
             let Some(counter) = self.counters.iter_mut().find(by_id) else {
                 continue;
             };
-            counter
-                .granted
-                .charge(ask.cost.saturating_add(*extra), redis_now);
             let window = counter.window(stored.as_ref(), redis_now);
+            // The newest units that Redis has counted are these: leased ones with the lease's end.
+            let time = window.latest().max(redis_now);
+            counter.granted.advance(redis_now);
+            counter.granted.spend(ask.cost.saturating_add(*extra), time);
             counter.lease.add(&Grant {
                 units: *extra,
                 window: &window,
@@ -406,7 +407,7 @@ impl Ledger {
         if self.ahead.is_none() {
             // What was granted before is in another time.
             for counter in &mut self.counters {
-                counter.granted = Window::counting(counter.id.seconds, 0, Default::default());
+                counter.granted = Window::empty(counter.id.seconds);
             }
         }
         let redis_now = reply.now_nanos().cast_signed();

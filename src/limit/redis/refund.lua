@@ -1,9 +1,9 @@
 -- Takes back what a request was charged that came to nothing after all.
 --
--- From the sub-window that was the current one when the request was charged, as far as the instance
--- can tell: it names a time that is not later than the charge. Should it be an earlier sub-window,
--- then what is taken back would have left the count sooner, and what stays is never less than what
--- was spent. A counter that is not the one which was charged is left alone.
+-- The instance names a time that is not later than the charge. What it takes back is taken from the
+-- oldest buckets that can hold the charge. If those are others, they leave the count sooner, and what
+-- stays is never less than what was spent. Nothing is taken back once the charge may have left the
+-- count, or from a counter that is not the one which was charged.
 --
 -- KEYS  the counters, all of one subject
 -- ARGV  a time for tests or 0, then for each counter: the length of its sub-windows in
@@ -17,10 +17,20 @@ for i, key in ipairs(KEYS) do
   local part, cost = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   local charged, birth = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local counter, stored = read(key, part, now)
-  local age = counter[2] - math.floor(charged / part)
-  if stored and counter[1] == birth and age >= 0 and age < COUNTED then
-    add(counter, age, -cost)
-    stored = write(key, counter, part, now)
+  if stored and counter[1] == birth and charged + PARTS * part > now then
+    local kept = {birth}
+    for place = 2, #counter, 2 do
+      local time, units = counter[place], counter[place + 1]
+      if time >= charged then
+        local taken = math.min(units, cost)
+        units, cost = units - taken, cost - taken
+      end
+      if units > 0 then
+        kept[#kept + 1] = time
+        kept[#kept + 1] = units
+      end
+    end
+    stored = write(key, kept, part, now)
   end
   reply[#reply + 1] = 0
   reply[#reply + 1] = stored or ''

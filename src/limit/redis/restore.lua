@@ -1,11 +1,12 @@
 -- An instance reports what it was granted before Redis lost its data.
 --
--- Added to what is counted, each where it was granted: other instances may have been granted units
--- since, or may have reported theirs. Whatever has left the count by now is left out.
+-- Added to what is counted, each at its own time: other instances may have been granted units since,
+-- or may have reported theirs. Whatever has left the count by now is left out. A time in the future
+-- is the end of a lease, which is less than a sub-window away, or that of a clock which was set back.
 --
 -- KEYS  the counters, all of one subject
 -- ARGV  a time for tests or 0, then for each counter: the length of its sub-windows in
---       microseconds, the number of grants, and for each the index of its sub-window and its units
+--       microseconds, the number of grants, and for each its time in microseconds and its units
 -- Returns as `acquire.lua` does.
 local now = clock(ARGV[1])
 local reply = {now, 1}
@@ -17,10 +18,11 @@ for _, key in ipairs(KEYS) do
   local counter, stored = read(key, part, now)
   local added = false
   for _ = 1, grants do
-    local age, units = counter[2] - tonumber(ARGV[at]), tonumber(ARGV[at + 1])
+    local time = math.min(tonumber(ARGV[at]), now + part)
+    local units = tonumber(ARGV[at + 1])
     at = at + 2
-    if age < COUNTED then
-      add(counter, math.max(0, age), units)
+    if time + PARTS * part > now then
+      put(counter, time, units, part, now)
       added = true
     end
   end

@@ -1,14 +1,16 @@
--- What the scripts share: how a counter is stored, aged and kept.
+-- The window algorithm of `limit/window.rs`, for counters that are kept in Redis.
 --
--- A counter is one string, a packed list {birth, index, count, count, …}: when the counter was
--- created, which sub-window was the current one when it was last written, and the units of the
--- sub-windows by their age, the current one first, without the zeros at the end. A sub-window is
--- `part` microseconds long and begins at a multiple of that, so `index` is time divided by `part`.
+-- A counter is one string, a packed list {birth, time, units, time, units, …}: when the counter was
+-- created, and its buckets, the oldest first. The units of a bucket leave the count together, a
+-- window after its `time`, which is that of the newest of them. Each charge has a bucket of its own
+-- while there is a place. Where there is none, charges of the same slot are merged, and otherwise
+-- the two buckets of one sub-window whose merging holds their units back the least. A sub-window is
+-- `part` microseconds long and begins at a multiple of that.
 --
 -- Lua's numbers are doubles. Times and quotas are integers below 2^53, which doubles hold exactly.
 
--- The current sub-window and the 16 before it.
-local COUNTED = 17
+-- The sub-windows in a window, the slots in a sub-window, and the most buckets of a counter.
+local PARTS, SLOTS, PLACES = 16, 20, 24
 -- Where counts stop: the last integer from which 1 can be told.
 local LARGEST = 9007199254740991
 
@@ -22,58 +24,86 @@ local function clock(given)
   return time[1] * 1000000 + time[2]
 end
 
--- The counter as it is at `now`, and as it was stored. What has left the count is forgotten; a
--- counter of which nothing is left is a new one. If the clock went back, the newest sub-window
--- that was written stays the current one, so that nothing is given back.
+-- The counter, and the text that is stored of it. A counter whose units have all left the count is
+-- a new one.
 local function read(key, part, now)
-  local index = math.floor(now / part)
   local raw = redis.call('GET', key)
   if raw then
-    local stored = cmsgpack.unpack(raw)
-    local passed = index - stored[2]
-    if passed <= 0 then
-      return stored, raw
-    end
-    if passed < COUNTED then
-      local aged = {stored[1], index}
-      for age = 0, COUNTED - 1 do
-        aged[3 + age] = age >= passed and stored[3 + age - passed] or 0
-      end
-      return aged, raw
+    local counter = cmsgpack.unpack(raw)
+    if #counter == 1 or counter[#counter - 1] + PARTS * part > now then
+      return counter, raw
     end
   end
-  return {now, index}, raw
+  return {now}, raw
 end
 
-local function total(counter)
-  local sum = 0
-  for place = 3, #counter do
-    sum = sum + counter[place]
+-- The units that still count.
+local function total(counter, part, now)
+  local sum, begins = 0, now - PARTS * part
+  for place = 2, #counter, 2 do
+    if counter[place] > begins then
+      sum = sum + counter[place + 1]
+    end
   end
   return sum
 end
 
--- Adds units, or takes them away when they are negative, where `age` says; never below zero.
-local function add(counter, age, units)
-  local place = 3 + age
-  for gap = #counter + 1, place do
-    counter[gap] = 0
+-- The time of units that are spent now: no earlier than those before, should the clock go back.
+local function latest(counter, now)
+  if #counter == 1 then
+    return now
   end
-  counter[place] = math.max(0, math.min(LARGEST, counter[place] + units))
+  return math.max(now, counter[#counter - 1])
+end
+
+-- Where the sub-window of a time ends, or its slot.
+local function end_of(time, length)
+  return (math.floor(time / length) + 1) * length
+end
+
+-- Merges two buckets. Those at the front, if no two are in the same sub-window, because the times
+-- lie further apart than a window.
+local function merge(counter, part)
+  local at, least = 2, math.huge
+  for place = 2, #counter - 2, 2 do
+    local older, newer = counter[place], counter[place + 2]
+    local held_back = counter[place + 1] * (newer - older)
+    if held_back < least and newer < end_of(older, part) then
+      at, least = place, held_back
+    end
+  end
+  counter[at + 3] = math.min(LARGEST, counter[at + 3] + counter[at + 1])
+  table.remove(counter, at)
+  table.remove(counter, at)
+end
+
+-- Counts units whose newest is of this time, and forgets those that have left the count.
+local function put(counter, time, units, part, now)
+  local begins = now - PARTS * part
+  while counter[2] and counter[2] <= begins do
+    table.remove(counter, 2)
+    table.remove(counter, 2)
+  end
+  local at = #counter + 1
+  while at > 2 and counter[at - 2] > time do
+    at = at - 2
+  end
+  local is_full = #counter == 1 + 2 * PLACES
+  if is_full and at > 2 and time < end_of(counter[at - 2], part / SLOTS) then
+    counter[at - 2] = time
+    counter[at - 1] = math.min(LARGEST, counter[at - 1] + units)
+    return
+  end
+  table.insert(counter, at, time)
+  table.insert(counter, at + 1, math.min(LARGEST, units))
+  if is_full then
+    merge(counter, part)
+  end
 end
 
 -- Stores the counter until the last of its units leaves the count, and returns what is stored.
 local function write(key, counter, part, now)
-  local last = #counter
-  while last > 2 and counter[last] == 0 do
-    counter[last] = nil
-    last = last - 1
-  end
-  local newest = 3
-  while newest < last and counter[newest] == 0 do
-    newest = newest + 1
-  end
-  local leaves = (counter[2] - (newest - 3) + COUNTED) * part
+  local leaves = latest(counter, now) + PARTS * part
   local packed = cmsgpack.pack(counter)
   redis.call('SET', key, packed, 'PX', math.max(1, math.ceil((leaves - now) / 1000)))
   return packed

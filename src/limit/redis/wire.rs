@@ -7,7 +7,7 @@ use redis::{Cmd, Script, Value};
 use smallvec::SmallVec;
 
 use super::lease::Reserved;
-use crate::limit::window::COUNTED;
+use crate::limit::window::{Bucket, Buckets};
 use crate::limit::{LimitSpace, Window};
 
 /// Which of a subject's counters.
@@ -53,7 +53,7 @@ pub(super) struct Refund {
 #[derive(Clone, Debug)]
 pub(super) struct Restore {
     pub(super) counter: CounterId,
-    /// The index of a sub-window and the units granted in it.
+    /// The times in microseconds until which units may have been spent, and these units.
     pub(super) grants: SmallVec<[(u64, u64); 4]>,
 }
 
@@ -84,8 +84,8 @@ pub(super) struct Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) birth: u64,
-    pub(super) index: u64,
-    pub(super) counts: [u64; COUNTED],
+    /// In nanoseconds, as everywhere else here.
+    pub(super) buckets: Buckets,
 }
 
 pub(super) const NANOS_PER_MICRO: u64 = 1_000;
@@ -152,8 +152,8 @@ impl Question {
                     command
                         .arg(restore.counter.part_us())
                         .arg(restore.grants.len());
-                    for (index, units) in &restore.grants {
-                        command.arg(*index).arg(*units);
+                    for (time_us, units) in &restore.grants {
+                        command.arg(*time_us).arg(*units);
                     }
                 }
             }
@@ -221,23 +221,24 @@ impl Reply {
 impl Stored {
     fn read(packed: &[u8]) -> Option<Self> {
         let mut numbers = Numbers(packed);
-        let len = numbers.array()?;
-        let (birth, index) = (numbers.number()?, numbers.number()?);
-        let mut counts = [0; COUNTED];
-        for count in counts.get_mut(..len.checked_sub(2)?)? {
-            *count = numbers.number()?;
+        // The birth, and then two numbers for each bucket.
+        let numbers_of_buckets = numbers.array()?.checked_sub(1)?;
+        let len = numbers_of_buckets / 2;
+        if numbers_of_buckets % 2 != 0 || len > Window::PLACES {
+            return None;
         }
-        Some(Self {
-            birth,
-            index,
-            counts,
-        })
+        let birth = numbers.number()?;
+        let mut buckets = Buckets::new();
+        for _ in 0..len {
+            let time = numbers.number()?.saturating_mul(NANOS_PER_MICRO);
+            let units = numbers.number()?;
+            buckets.push(Bucket { time, units });
+        }
+        Some(Self { birth, buckets })
     }
 
     pub(super) fn window(&self, counter: &CounterId) -> Window {
-        let started_us = self.index.saturating_mul(counter.part_us());
-        let started = started_us.saturating_mul(NANOS_PER_MICRO);
-        Window::counting(counter.seconds, started, self.counts)
+        Window::of(counter.seconds, self.buckets.clone())
     }
 }
 

@@ -44,7 +44,7 @@ async fn too_many_bad_keys_from_one_address_stop_all_but_cached_ones() {
         200
     );
 
-    bench.clock.advance(16 * SECOND);
+    bench.clock.advance(15 * SECOND);
     let still = send(&app, from(bad, bearing(&unknown()))).await;
     assert_eq!(still.header("retry-after").unwrap(), "1");
     bench.clock.advance(SECOND);

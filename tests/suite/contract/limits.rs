@@ -27,22 +27,22 @@ async fn over_a_limit_nothing_is_charged_to_any() {
             )
             .into(),
             &[
-                ("retry-after", "17"),
+                ("retry-after", "16"),
                 (
                     "ratelimit-policy",
                     r#""burst";q=2;w=16, "daily";q=10;w=1600"#,
                 ),
                 // A client that waits for the last `t` waits no longer than it has to.
-                ("ratelimit", r#""burst";r=0;t=17, "daily";r=8;t=17"#),
+                ("ratelimit", r#""burst";r=0;t=16, "daily";r=8;t=16"#),
             ],
         );
         assert_eq!(send(&app, request()).await, refused);
     }
-    bench.clock.advance(17 * SECOND);
+    bench.clock.advance(16 * SECOND);
     let answer = send(&app, request()).await;
     assert_eq!(answer.status, 200);
     let state = answer.header("ratelimit").unwrap();
-    assert_eq!(state, r#""burst";r=1;t=17, "daily";r=7;t=1683"#);
+    assert_eq!(state, r#""burst";r=1;t=16, "daily";r=7;t=1584"#);
 }
 
 #[tokio::test]
@@ -88,5 +88,5 @@ async fn refused_requests_take_no_quota() {
         assert_eq!(send(&live, request()).await.status, 401);
     }
     let answer = send(&open, request()).await;
-    assert_eq!(answer.header("ratelimit").unwrap(), r#""burst";r=1;t=17"#);
+    assert_eq!(answer.header("ratelimit").unwrap(), r#""burst";r=1;t=16"#);
 }

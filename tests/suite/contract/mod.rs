@@ -76,7 +76,7 @@ fn refusal(code: &str) -> Answer {
             "Too Many Requests",
             about,
             "too many requests with invalid API keys came from this address",
-            &[("retry-after", "17")],
+            &[("retry-after", "16")],
         ),
         "unavailable" => (
             503,

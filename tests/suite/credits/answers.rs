@@ -59,7 +59,7 @@ async fn the_limits_are_told_beside_it() {
     assert_eq!(answer.code(), "credits_exhausted");
     assert_eq!(
         answer.header("ratelimit").as_deref(),
-        Some(r#""burst";r=7;t=17"#)
+        Some(r#""burst";r=7;t=16"#)
     );
 }
 

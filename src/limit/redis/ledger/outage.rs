@@ -5,10 +5,11 @@ use smallvec::SmallVec;
 use super::telling::cost_of;
 use super::{Call, Demand, Ledger, Terms};
 use crate::limit::decision::Statuses;
+use crate::limit::redis::counter::at;
 use crate::limit::redis::wire::{NANOS_PER_MICRO, Question, Refund};
-use crate::limit::{Charge, Decision, LimitStatus};
+use crate::limit::{Charge, Decision, LimitStatus, Verdict};
 
-/// How long a request waits that only Redis could admit, in nanoseconds.
+/// How long a request waits for Redis to be back, in nanoseconds.
 const OUTAGE_RETRY: u64 = 1_000_000_000;
 
 impl Ledger {
@@ -47,18 +48,31 @@ impl Ledger {
             let judge = |cost| window.judge(share(charge.limit.quota()), cost, redis_now);
             statuses.push(match judge(if admitted { 0 } else { cost }) {
                 status if status.is_admitted() => judge(0),
-                // More than the share, but not more than the quota: not before Redis is back.
-                status
-                    if (share(charge.limit.quota()) + 1..=charge.limit.quota()).contains(&cost) =>
-                {
-                    let resets_in = status.resets_in().as_nanos();
-                    let resets_in = u64::try_from(resets_in).unwrap_or(u64::MAX);
-                    LimitStatus::denied(status.remaining(), resets_in, OUTAGE_RETRY)
+                status if cost > charge.limit.quota() => status,
+                status => {
+                    let wait = self.outage_wait(place, charge.limit.quota(), cost, now);
+                    let resets_in = u64::try_from(status.resets_in().as_nanos());
+                    let resets_in = resets_in.unwrap_or(u64::MAX).min(wait);
+                    LimitStatus::denied(status.remaining(), resets_in, wait)
                 }
-                status => status,
             });
         }
         Decision::new(statuses)
+    }
+
+    /// The nanoseconds until a request that has no room in the share is worth another try.
+    ///
+    /// Redis may be back at any time. It then admits the request if the counter has room by what was
+    /// last known.
+    fn outage_wait(&self, place: usize, quota: u64, cost: u64, now: u64) -> u64 {
+        let redis_now = self.redis_at_least(now);
+        let known = at(self.counters[place].known, redis_now);
+        match known.judge(quota, cost, redis_now).verdict() {
+            Verdict::Denied { retry_after } => {
+                u64::try_from(retry_after.as_nanos()).unwrap_or(u64::MAX)
+            }
+            _ => OUTAGE_RETRY,
+        }
     }
 
     /// Lets a request through uncounted while Redis cannot be asked.
@@ -81,22 +95,19 @@ impl Ledger {
         let outside = self.outside;
         let outside = outside.is_some_and(|(first, last)| (first..=last).contains(&then));
         let charged_us = self.redis_at_least(then) / NANOS_PER_MICRO;
+        let (spent_at, redis_now) = (charged_us * NANOS_PER_MICRO, self.redis_at_most(now));
         let mut refunds = SmallVec::new();
         for demand in demands.iter().filter(|demand| demand.cost > 0) {
             let counter = &mut self.counters[demand.place];
             if !outside && terms.leased && counter.lease.take_back(demand.cost, then, now) {
                 continue;
             }
-            counter
-                .granted
-                .refund(demand.cost, charged_us * NANOS_PER_MICRO);
+            counter.granted.refund(demand.cost, spent_at, redis_now);
             // What the outage policy let through, Redis has not counted. For a request that Redis
             // was asked about in the same time this leaves units charged, which is the safe side.
             if !outside && counter.birth != 0 {
                 // As if Redis had done it: so nothing is denied here meanwhile that it would admit.
-                counter
-                    .known
-                    .refund(demand.cost, charged_us * NANOS_PER_MICRO);
+                counter.known.refund(demand.cost, spent_at, redis_now);
                 refunds.push(Refund {
                     counter: counter.id.clone(),
                     cost: demand.cost,

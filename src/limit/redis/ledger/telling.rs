@@ -27,12 +27,12 @@ impl Ledger {
                 if let Some(place) = self.find(charge) {
                     counter.known = at(self.counters[place].known, redis_now);
                     let leased = self.counters[place].lease.units(now);
-                    counter.known.refund(leased, redis_now);
+                    counter.known.refund(leased, redis_now, redis_now);
                 }
                 for (refund, then) in refunds {
                     if counter.is_of(refund) {
                         let then = self.redis_at_least(*then);
-                        counter.known.refund(refund.cost, then);
+                        counter.known.refund(refund.cost, then, redis_now);
                     }
                 }
                 ledger.counters.push(counter);

@@ -20,7 +20,9 @@ const PART_US: i64 = 10 * 62_500;
 fn steps() -> impl Strategy<Value = i64> {
     let forward = prop_oneof![
         4 => Just(0),
-        4 => 1..PART_US / 50,
+        // Within a slot, and over some.
+        4 => 1..PART_US / 20,
+        4 => 1..PART_US / 4,
         4 => 1..3 * PART_US,
         2 => (1..18_i64).prop_map(|parts| parts * PART_US),
         1 => 20 * PART_US..60 * PART_US,
@@ -49,6 +51,16 @@ fn asked() -> impl Strategy<Value = Asked> {
     })
 }
 
+/// Quotas for a few charges, and for many more than a counter keeps with their times.
+fn quotas() -> impl Strategy<Value = Vec<u64>> {
+    prop_oneof![
+        prop::collection::vec(1..40_u64, 4),
+        prop::collection::vec(200..MOST, 4),
+    ]
+}
+
+const MOST: u64 = 2_000;
+
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
@@ -64,7 +76,11 @@ fn moment(us: u64) -> Moment {
 
 /// Two windows and two spaces, of which some meet in one counter.
 fn limits(quotas: &[u64], large: bool) -> Vec<(RateLimit, LimitSpace)> {
-    let scale = if large { RateLimit::MAX_QUOTA / 100 } else { 1 };
+    let scale = if large {
+        RateLimit::MAX_QUOTA / MOST
+    } else {
+        1
+    };
     let limit = |index: usize, seconds| limit("tested", quotas[index] * scale, seconds);
     vec![
         (limit(0, 10), LimitSpace::Key),
@@ -92,8 +108,8 @@ const STRICT: Terms = Terms {
 fn the_scripts_decide_as_the_local_limiter_does() {
     let (runtime, link) = connected();
     let cases = (
-        prop::collection::vec(1..40_u64, 4),
-        prop::collection::vec(asked(), 1..60),
+        quotas(),
+        prop::collection::vec(asked(), 1..120),
         1..5_usize,
         any::<[bool; 2]>(),
     );
@@ -101,7 +117,7 @@ fn the_scripts_decide_as_the_local_limiter_does() {
         let subject = stranger();
         let tag = format!("{{agreement:{subject:?}}}");
         let limits = limits(&quotas, large);
-        let scale = if large { RateLimit::MAX_QUOTA / 100 } else { 1 };
+        let scale = if large { RateLimit::MAX_QUOTA / MOST } else { 1 };
         let (local, mut model) = (LocalLimiter::new(10), Model::default());
         let mut ledger = Ledger::default();
         let (mut now_us, mut wrote) = (1_700_000_000_000_000_u64, true);
@@ -156,8 +172,8 @@ fn is_impossible(decision: &Decision) -> bool {
 fn the_model_answers_as_the_scripts_do() {
     let (runtime, link) = connected();
     let cases = (
-        prop::collection::vec(1..300_u64, 4),
-        prop::collection::vec(asked(), 1..60),
+        quotas(),
+        prop::collection::vec(asked(), 1..120),
         prop::collection::vec(0..40_u64, 4),
     );
     proptest!(config(100), |((quotas, history, births) in cases)| {
@@ -207,10 +223,12 @@ fn the_model_answers_as_the_scripts_do() {
 }
 
 fn restore(counter: &CounterId, now_us: u64, extras: &[u64]) -> Restore {
-    let index = now_us / counter.part_us();
-    let grants = extras
-        .iter()
-        .map(|extra| (index + 1 - 5 * extra.min(&4), *extra + 1));
+    let part_us = counter.part_us();
+    let grants = extras.iter().map(|extra| {
+        // From the next sub-window, as the end of a lease is, to some that have left the count.
+        let time_us = now_us + part_us / 2 - 5 * part_us * extra.min(&4);
+        (time_us, *extra + 1)
+    });
     Restore {
         counter: counter.clone(),
         grants: grants.collect(),

@@ -1,20 +1,23 @@
-//! The scripts once more, as a model in memory: the simulation asks it, and a test holds it against
+//! The scripts once more, as a model in memory: the simulation asks it, and a test compares it with
 //! the scripts themselves.
 
 use std::collections::HashMap;
 
-use crate::limit::redis::wire::{CounterId, Outcome, Question, Reply, Seen, Stored};
+use crate::limit::Window;
+use crate::limit::redis::wire::{
+    CounterId, NANOS_PER_MICRO, Outcome, Question, Reply, Seen, Stored,
+};
+use crate::limit::window::{Bucket, Buckets};
 
 #[derive(Default)]
 pub(super) struct Model {
     keys: HashMap<CounterId, Stored>,
 }
 
-const COUNTED: u64 = 17;
-
 impl Model {
     /// As the server would answer about its one subject.
     pub(super) fn answer(&mut self, question: &Question, now_us: u64) -> Reply {
+        let now = now_us * NANOS_PER_MICRO;
         let (outcome, counters) = match question {
             Question::Acquire(asks) => {
                 let found: Vec<_> = asks
@@ -23,7 +26,7 @@ impl Model {
                     .collect();
                 let mut outcome = Outcome::Admitted;
                 for (ask, found) in asks.iter().zip(&found) {
-                    let over = total(found) + ask.cost > ask.quota;
+                    let over = total(&ask.counter, found, now) + ask.cost > ask.quota;
                     if ask.birth != 0 && ask.birth != found.birth {
                         outcome = Outcome::Lost;
                     } else if ask.cost > 0 && over && outcome == Outcome::Admitted {
@@ -31,15 +34,12 @@ impl Model {
                     }
                 }
                 let mut seen = Vec::new();
-                for (ask, mut found) in asks.iter().zip(found) {
+                for (ask, found) in asks.iter().zip(found) {
                     let mut extra = 0;
                     if outcome == Outcome::Admitted {
-                        let eighth = ask.quota.saturating_sub(total(&found)) / 8;
-                        extra = ask.extra.min(eighth.saturating_sub(ask.cost));
-                        if ask.cost + extra > 0 {
-                            found.counts[0] += ask.cost + extra;
-                            self.keys.insert(ask.counter.clone(), found);
-                        }
+                        let left = ask.quota.saturating_sub(total(&ask.counter, &found, now));
+                        extra = ask.extra.min((left / 8).saturating_sub(ask.cost));
+                        self.charge(&ask.counter, found, ask.cost, extra, now);
                     }
                     seen.push(self.seen(&ask.counter, extra));
                 }
@@ -47,16 +47,12 @@ impl Model {
             }
             Question::Refund(refunds) => {
                 let seen = refunds.iter().map(|refund| {
-                    let mut found = self.read(&refund.counter, now_us);
-                    let charged = refund.charged_us / refund.counter.part_us();
-                    if self.keys.contains_key(&refund.counter)
-                        && found.birth == refund.birth
-                        && let Some(age) = found.index.checked_sub(charged)
-                        && age < COUNTED
-                    {
-                        let count = &mut found.counts[usize::try_from(age).unwrap()];
-                        *count = count.saturating_sub(refund.cost);
-                        self.keys.insert(refund.counter.clone(), found);
+                    let stored = self.keys.get_mut(&refund.counter);
+                    if let Some(stored) = stored.filter(|stored| stored.birth == refund.birth) {
+                        let mut window = stored.window(&refund.counter);
+                        let then = refund.charged_us * NANOS_PER_MICRO;
+                        window.refund(refund.cost, then, now);
+                        stored.buckets = window.buckets().collect();
                     }
                     self.seen(&refund.counter, 0)
                 });
@@ -65,10 +61,19 @@ impl Model {
             Question::Restore(restores) => {
                 let seen = restores.iter().map(|restore| {
                     let mut found = self.read(&restore.counter, now_us);
-                    for (index, units) in &restore.grants {
-                        let age = found.index.saturating_sub(*index);
-                        if age < COUNTED {
-                            found.counts[usize::try_from(age).unwrap()] += units;
+                    for (time_us, units) in &restore.grants {
+                        let part = restore.counter.part_us() * NANOS_PER_MICRO;
+                        let time = (time_us * NANOS_PER_MICRO).min(now + part);
+                        if time + Window::PARTS * part > now {
+                            put(
+                                &mut found.buckets,
+                                Bucket {
+                                    time,
+                                    units: *units,
+                                },
+                                part,
+                                now,
+                            );
                             self.keys.insert(restore.counter.clone(), found.clone());
                         }
                     }
@@ -89,36 +94,55 @@ impl Model {
         self.keys.clear();
     }
 
+    fn charge(&mut self, counter: &CounterId, mut found: Stored, cost: u64, extra: u64, now: u64) {
+        let part = counter.part_us() * NANOS_PER_MICRO;
+        let mut time = now.max(found.buckets.last().map_or(0, |bucket| bucket.time));
+        if extra > 0 {
+            time = (time / part + 1) * part - NANOS_PER_MICRO;
+        }
+        let units = cost + extra;
+        if units > 0 {
+            put(&mut found.buckets, Bucket { time, units }, part, now);
+            self.keys.insert(counter.clone(), found);
+        }
+    }
+
     fn seen(&self, counter: &CounterId, extra: u64) -> Seen {
         let stored = self.keys.get(counter).cloned();
         Seen { extra, stored }
     }
 
     fn read(&self, counter: &CounterId, now_us: u64) -> Stored {
-        let index = now_us / counter.part_us();
-        let fresh = Stored {
+        let now = now_us * NANOS_PER_MICRO;
+        let counts =
+            |stored: &&Stored| stored.buckets.is_empty() || total(counter, stored, now) > 0;
+        let stored = self.keys.get(counter).filter(counts).cloned();
+        stored.unwrap_or(Stored {
             birth: now_us,
-            index,
-            counts: Default::default(),
-        };
-        let Some(stored) = self.keys.get(counter) else {
-            return fresh;
-        };
-        match index.saturating_sub(stored.index) {
-            0 => stored.clone(),
-            passed @ 1..COUNTED => {
-                let passed = usize::try_from(passed).unwrap();
-                let mut aged = stored.clone();
-                aged.index = index;
-                aged.counts.rotate_right(passed);
-                aged.counts[..passed].fill(0);
-                aged
-            }
-            _ => fresh,
-        }
+            buckets: Buckets::new(),
+        })
     }
 }
 
-fn total(stored: &Stored) -> u64 {
-    stored.counts.iter().sum()
+fn total(counter: &CounterId, stored: &Stored, now: u64) -> u64 {
+    let mut window = stored.window(counter);
+    window.advance(now);
+    window.total()
+}
+
+fn put(buckets: &mut Buckets, bucket: Bucket, part: u64, now: u64) {
+    buckets.retain(|bucket| bucket.time + Window::PARTS * part > now);
+    let at = buckets
+        .iter()
+        .filter(|other| other.time <= bucket.time)
+        .count();
+    let slot = |bucket: &Bucket| bucket.time / (part / Window::SLOTS);
+    let full = buckets.len() == Window::PLACES;
+    if full && at > 0 && slot(&buckets[at - 1]) == slot(&bucket) {
+        buckets[at - 1].time = bucket.time;
+        buckets[at - 1].units += bucket.units;
+        return;
+    }
+    buckets.insert(at, bucket);
+    crate::limit::window::merge(buckets, part);
 }

@@ -30,8 +30,7 @@ async fn instances_share_what_is_left() {
             .unwrap();
         assert!(!decision.is_admitted());
         let retry = decision.retry_after().unwrap();
-        // From one to 1/16 more, by where in its sub-window it was spent.
-        assert!((3_599..=3_825).contains(&retry.as_secs()), "{retry:?}");
+        assert!((3_500..=3_600).contains(&retry.as_secs()), "{retry:?}");
     }
 }
 
@@ -163,7 +162,7 @@ async fn what_is_denied_is_admitted_when_it_was_said() {
         .await
         .unwrap();
     let retry = denied.retry_after().unwrap();
-    assert!(retry <= Duration::from_micros(1_062_500));
+    assert!(retry <= Duration::from_secs(1));
     tokio::time::sleep(retry).await;
     let decision = limiters[1]
         .acquire(&subject, &[charge(&second, 3)], now())

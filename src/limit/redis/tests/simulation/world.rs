@@ -38,8 +38,9 @@ pub(super) struct World {
     redis_ahead: u64,
     events: BinaryHeap<Reverse<Event>>,
     sequence: u64,
-    /// Everything that was admitted: when, and what it cost. Taken back, it cost nothing.
-    log: Vec<(u64, u64)>,
+    /// Everything that was admitted, for each limit: when, and what it cost. Taken back, it cost
+    /// nothing.
+    logs: [Vec<(u64, u64)>; 2],
     asked: Vec<(u64, u64)>,
     calls: u64,
 }
@@ -117,7 +118,7 @@ impl World {
             redis: Model::default(),
             events: BinaryHeap::new(),
             sequence: 0,
-            log: Vec::new(),
+            logs: Default::default(),
             asked: Vec::new(),
             calls: 0,
         };
@@ -159,17 +160,19 @@ impl World {
         while let Some(Reverse(Event { at, what, .. })) = self.events.pop() {
             self.handle(at, what);
         }
-        self.log.sort_unstable();
-        let fullest = |limit: &RateLimit| {
+        for log in &mut self.logs {
+            log.sort_unstable();
+        }
+        let fullest = |(limit, log): (&RateLimit, &Vec<_>)| {
             let window = u64::from(limit.window_seconds()) * 1_000 * MILLI;
-            (fullest(&self.log, window), limit.quota())
+            (fullest(log, window), limit.quota())
         };
         Told {
-            admitted: self.log.iter().map(|(_, cost)| cost).sum(),
+            admitted: self.logs[0].iter().map(|(_, cost)| cost).sum(),
             ideal: ideal(&mut self.asked, &self.limits),
             calls: self.calls,
             requests: self.asked.len() as u64,
-            fullest: self.limits.iter().map(fullest).collect(),
+            fullest: self.limits.iter().zip(&self.logs).map(fullest).collect(),
             losses: self.faults.emptied,
         }
     }
@@ -227,17 +230,17 @@ impl World {
         let limits = self.limits.clone();
         let ledger = &mut self.instances[instance].ledger;
         let step = ledger.begin(&charges(&limits, request.cost), patience, &terms, now);
-        self.follow(instance, Some(request), step, at, at);
+        self.follow(instance, Some(request), step, [at; 2], at);
     }
 
-    /// What the driver does, and what it logs: units that were held already are spent now, and
-    /// those that Redis granted for this very request were when it decided.
+    /// What the driver does, and what it logs for each limit: units that were held already are spent
+    /// now, and those that Redis granted for this very request were when it decided.
     fn follow(
         &mut self,
         instance: usize,
         request: Option<Request>,
         step: Step,
-        decided: u64,
+        decided: [u64; 2],
         at: u64,
     ) {
         match step {
@@ -271,19 +274,22 @@ impl World {
         instance: usize,
         request: Request,
         decision: &Decision,
-        decided: u64,
+        decided: [u64; 2],
         at: u64,
     ) {
         if !decision.is_admitted() {
             return;
         }
-        self.log.push((decided, request.cost));
+        for (log, decided) in self.logs.iter_mut().zip(decided) {
+            log.push((decided, request.cost));
+        }
         if self.random.below(100) < usize::try_from(self.faults.refunds).unwrap() {
             let life = self.instances[instance].life;
             let later = at + self.random.between(0, 20 * MILLI);
-            let entry = self.log.len() - 1;
+            let entry = self.logs[0].len() - 1;
             // The request came before it was decided.
-            let then = self.instances[instance].clock(decided.saturating_sub(DEADLINE / 25));
+            let came = decided[0].min(decided[1]).saturating_sub(DEADLINE / 25);
+            let then = self.instances[instance].clock(came);
             self.happens(
                 later,
                 What::Refund(instance, life, then, request.cost, entry),
@@ -299,7 +305,9 @@ impl World {
         }
         let ledger = &mut self.instances[instance].ledger;
         let call = ledger.refund(&charges(&limits, cost), then, &terms, now);
-        self.log[entry].1 = 0;
+        for log in &mut self.logs {
+            log[entry].1 = 0;
+        }
         if let Some(call) = call {
             self.send(instance, call, None, at);
         }
@@ -332,12 +340,16 @@ impl World {
         let charges = charges.as_deref().unwrap_or_default();
         let ledger = &mut self.instances[instance].ledger;
         let step = ledger.answered(charges, &flight.call, reply, now);
-        let reserved = match &flight.call.question {
-            Question::Acquire(asks) => asks.iter().any(|ask| ask.reserved.is_some()),
-            _ => false,
-        };
-        let admitted = reply.outcome == Outcome::Admitted;
-        let decided = if admitted && !reserved { decided } else { at };
+        // Redis decides by its clock, which shows microseconds.
+        let ticked = decided - (decided + self.redis_ahead) % NANOS_PER_MICRO;
+        let mut decided = [at; 2];
+        if let Question::Acquire(asks) = &flight.call.question
+            && reply.outcome == Outcome::Admitted
+        {
+            for (decided, ask) in decided.iter_mut().zip(asks) {
+                *decided = if ask.reserved.is_some() { at } else { ticked };
+            }
+        }
         self.follow(instance, flight.request, step, decided, at);
         self.wake(instance, at);
     }
@@ -399,12 +411,12 @@ fn charges(limits: &[RateLimit], cost: u64) -> Vec<Charge<'_>> {
     limits.iter().map(charge).collect()
 }
 
-/// The most units that any closed trailing window of the log, which is in order, holds.
+/// The most units that any trailing window `(now - window, now]` of the log, which is in order, holds.
 fn fullest(log: &[(u64, u64)], window: u64) -> u64 {
     let (mut first, mut held, mut fullest) = (0, 0, 0);
     for (end, cost) in log {
         held += cost;
-        while log[first].0 + window < *end {
+        while log[first].0 + window <= *end {
             held -= log[first].1;
             first += 1;
         }
