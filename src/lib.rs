@@ -158,7 +158,7 @@ pub use principal::KeyPrincipal;
 pub use record::{
     BucketSize, Credential, CreditBalance, CreditGrant, CreditPeriod, CreditPlan, CreditReturn,
     Credits, EventAction, InvalidKeyId, Key, KeyEvent, KeyEventView, KeyId, KeyRecord, KeyStatus,
-    KeyView, Refill, RefillEvery, UnknownAction, UsageBucket, UsageDelta,
+    KeyView, Refill, RefillEvery, UnknownAction, UsageBatch, UsageBatchId, UsageBucket, UsageDelta,
 };
 pub use registry::{
     ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,

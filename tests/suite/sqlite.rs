@@ -1,5 +1,7 @@
 //! What `SqliteStore` promises beyond the contracts.
 
+mod versions;
+
 use std::path::Path;
 
 use jiff::Timestamp;

@@ -33,7 +33,7 @@ use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
-    UsageBucket, UsageDelta,
+    UsageBatch, UsageBucket,
 };
 
 /// Keys in a PostgreSQL database, version 14 or later. Clones share the connections.
@@ -189,7 +189,7 @@ impl KeyRepository for PostgresStore {
         write::apply(&self.primary, &self.schema, change).await
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         write::record_usage(&self.primary, &self.schema, batch).await
     }
 

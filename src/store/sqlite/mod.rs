@@ -23,7 +23,7 @@ use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
-    UsageBucket, UsageDelta,
+    UsageBatch, UsageBucket,
 };
 
 /// Keys in an SQLite database. Clones share the connections.
@@ -157,7 +157,7 @@ impl KeyRepository for SqliteStore {
         write::apply(&self.writer, change).await
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         write::record_usage(&self.writer, batch).await
     }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use tower_api_key::{
     ApiKeyLayer, Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyChange, KeyDigest,
     KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, KeyUpdate,
-    MemoryStore, ScopeSet, StoreError, StoredKey, UsageBucket, UsageDelta, admin,
+    MemoryStore, ScopeSet, StoreError, StoredKey, UsageBatch, UsageBucket, admin,
 };
 
 use super::{Admin, Answer, issue, path};
@@ -182,7 +182,7 @@ impl KeyRepository for Overtaken {
         self.inner.list(filter).await
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         self.inner.record_usage(batch).await
     }
 

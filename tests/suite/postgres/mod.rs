@@ -6,6 +6,7 @@ mod opening;
 mod outages;
 mod replicas;
 mod rows;
+mod versions;
 mod writing;
 
 use std::str::FromStr;
