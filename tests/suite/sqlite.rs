@@ -1,5 +1,6 @@
 //! What `SqliteStore` promises beyond the contracts.
 
+mod listings;
 mod versions;
 
 use std::path::Path;
