@@ -1,11 +1,13 @@
 //! What `PostgresStore` promises beyond the contracts.
 
 mod bus;
+mod listings;
 mod notifications;
 mod opening;
 mod outages;
 mod replicas;
 mod rows;
+mod standby;
 mod versions;
 mod writing;
 
