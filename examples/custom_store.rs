@@ -17,12 +17,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use tower_api_key::{
     ApiKeys, Attempt, Credential, CreditBalance, CreditGrant, CreditReturn, EventCursor, EventPage,
     Key, KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository,
-    KeyStore, NewKey, Requirements, StoreError, StoredKey, UsageBucket, UsageDelta,
+    KeyStore, NewKey, Requirements, StoreError, StoredKey, UsageBatch, UsageBucket, UsageDelta,
 };
 
 #[tokio::main]
@@ -70,7 +70,11 @@ struct Inner {
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-struct Keys(BTreeMap<KeyId, Entry>);
+struct Keys {
+    entries: BTreeMap<KeyId, Entry>,
+    /// The batches of use that were recorded lately, each with the time.
+    batches: BTreeMap<String, Timestamp>,
+}
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Entry {
@@ -79,6 +83,9 @@ struct Entry {
     usage: BTreeMap<Timestamp, UsageBucket>,
     credits: Option<CreditBalance>,
 }
+
+const REMEMBERED_FOR: SignedDuration =
+    SignedDuration::from_secs(UsageBatch::REMEMBERED_FOR.as_secs().cast_signed());
 
 impl JsonStore {
     /// Opens the file at `path`, or begins without a key where there is none.
@@ -161,7 +168,7 @@ fn save(path: &Path, keys: &Keys) -> io::Result<()> {
 impl Keys {
     fn find(&self, digest: &KeyDigest) -> Option<(&Entry, &Credential)> {
         // Nobody but the cache asks, so looking at each of a few hundred keys is no matter.
-        let mut credentials = self.0.values().flat_map(|entry| {
+        let mut credentials = self.entries.values().flat_map(|entry| {
             let all = entry.key.credentials.iter();
             all.map(move |credential| (entry, credential))
         });
@@ -169,7 +176,7 @@ impl Keys {
     }
 
     fn record(&mut self, delta: &UsageDelta) {
-        let Some(entry) = self.0.get_mut(&delta.key) else {
+        let Some(entry) = self.entries.get_mut(&delta.key) else {
             return;
         };
         let bucket = entry.usage.entry(delta.hour).or_insert(UsageBucket {
@@ -221,17 +228,17 @@ impl KeyRepository for JsonStore {
                 .map(|plan| CreditBalance::set(&plan, event.at)),
         };
         let insert = move |keys: &mut Keys| {
-            if keys.0.contains_key(&id) || keys.find(&digest).is_some() {
+            if keys.entries.contains_key(&id) || keys.find(&digest).is_some() {
                 return Err(StoreError::duplicate(id));
             }
-            keys.0.insert(id, entry);
+            keys.entries.insert(id, entry);
             Ok(true)
         };
         self.write(insert).await.map(|_| ())
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
-        Ok(self.keys().0.get(&id).map(|entry| entry.key.clone()))
+        Ok(self.keys().entries.get(&id).map(|entry| entry.key.clone()))
     }
 
     async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
@@ -247,7 +254,7 @@ impl KeyRepository for JsonStore {
         };
         let keys = self.keys();
         // Ids sort by the time they were made.
-        let newest_first = keys.0.values().rev().map(|entry| &entry.key);
+        let newest_first = keys.entries.values().rev().map(|entry| &entry.key);
         let mut fitting = newest_first.filter(|key| fits(&key.record));
         let page: Vec<Key> = fitting.by_ref().take(filter.limit).cloned().collect();
         let last = page.last().map(|key| key.record.id);
@@ -261,7 +268,7 @@ impl KeyRepository for JsonStore {
             let id = change.record.id;
             let added = change.add_credential.as_ref();
             let taken = added.is_some_and(|credential| keys.find(&credential.digest).is_some());
-            let Some(entry) = keys.0.get_mut(&id) else {
+            let Some(entry) = keys.entries.get_mut(&id) else {
                 return Ok(false);
             };
             if entry.key.record.version != change.expected_version() {
@@ -295,13 +302,20 @@ impl KeyRepository for JsonStore {
         .await
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
-        let batch = batch.to_vec();
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        let batch = batch.clone();
         self.write(move |keys| {
-            for delta in &batch {
+            let now = Timestamp::now();
+            // A batch that is here already comes again because its answer was lost.
+            if batch.deltas.is_empty() || keys.batches.insert(batch.id.to_string(), now).is_some() {
+                return Ok(false);
+            }
+            keys.batches
+                .retain(|_, time| now.duration_since(*time) <= REMEMBERED_FOR);
+            for delta in &batch.deltas {
                 keys.record(delta);
             }
-            Ok(!batch.is_empty())
+            Ok(true)
         })
         .await
         .map(|_| ())
@@ -315,7 +329,7 @@ impl KeyRepository for JsonStore {
     ) -> Result<Vec<UsageBucket>, StoreError> {
         let keys = self.keys();
         let buckets = keys
-            .0
+            .entries
             .get(&id)
             .into_iter()
             .flat_map(|entry| entry.usage.values());
@@ -332,7 +346,7 @@ impl KeyRepository for JsonStore {
         limit: usize,
     ) -> Result<EventPage, StoreError> {
         let keys = self.keys();
-        let events = keys.0.get(&id).map_or(&[][..], |entry| &entry.events);
+        let events = keys.entries.get(&id).map_or(&[][..], |entry| &entry.events);
         // The position of an event is how many there were before it.
         let end = before.and_then(|before| usize::try_from(before.position()).ok());
         let end = end.map_or(events.len(), |end| end.min(events.len()));
@@ -352,7 +366,7 @@ impl KeyRepository for JsonStore {
     ) -> Result<Option<CreditGrant>, StoreError> {
         let (sender, receiver) = std::sync::mpsc::channel();
         self.write(move |keys| {
-            let entry = keys.0.get_mut(&id);
+            let entry = keys.entries.get_mut(&id);
             let Some(balance) = entry.and_then(|entry| entry.credits.as_mut()) else {
                 return Ok(false);
             };
@@ -372,7 +386,7 @@ impl KeyRepository for JsonStore {
         self.write(move |keys| {
             let mut changed = false;
             for back in returns {
-                let entry = keys.0.get_mut(&back.key);
+                let entry = keys.entries.get_mut(&back.key);
                 if let Some(balance) = entry.and_then(|entry| entry.credits.as_mut()) {
                     changed |= balance.give_back(back.credits, back.period);
                 }
@@ -385,7 +399,7 @@ impl KeyRepository for JsonStore {
 
     async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
         let keys = self.keys();
-        let balance = |id: &KeyId| Some((*id, keys.0.get(id)?.credits?));
+        let balance = |id: &KeyId| Some((*id, keys.entries.get(id)?.credits?));
         Ok(ids.iter().filter_map(balance).collect())
     }
 }

@@ -160,7 +160,7 @@ pub use principal::KeyPrincipal;
 pub use record::{
     BucketSize, Credential, CreditBalance, CreditGrant, CreditPeriod, CreditPlan, CreditReturn,
     Credits, EventAction, InvalidKeyId, Key, KeyEvent, KeyEventView, KeyId, KeyRecord, KeyStatus,
-    KeyView, Refill, RefillEvery, UnknownAction, UsageBucket, UsageDelta,
+    KeyView, Refill, RefillEvery, UnknownAction, UsageBatch, UsageBatchId, UsageBucket, UsageDelta,
 };
 pub use registry::{
     ApiKeys, Builder, Changed, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,

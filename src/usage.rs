@@ -2,8 +2,11 @@
 //!
 //! Every request adds to a counter of its credential, in memory. The counters that moved are
 //! gathered and written in one batch every [`FLUSH_INTERVAL`], and at shutdown. A crash loses at
-//! most what one interval gathered; a store that fails loses nothing: what it did not take is
-//! written with the next batch.
+//! most what one interval gathered; a store that fails loses nothing.
+//!
+//! A batch that was given to the store and not answered may be stored or not. It is given again as it
+//! was, under the same id, so that it counts once. What was gathered meanwhile waits for it, in
+//! batches of its own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +17,7 @@ use jiff::Timestamp;
 use crate::cache::CachedKey;
 use crate::clock::Moment;
 use crate::key::KeyDigest;
-use crate::record::{KeyId, UsageDelta};
+use crate::record::{KeyId, UsageBatch, UsageDelta};
 use crate::store::{KeyRepository, StoreError};
 
 /// How often gathered use is written, unless the builder says otherwise.
@@ -24,15 +27,16 @@ pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct UsageRecorder {
     gathered: Mutex<Gathered>,
-    /// Held while a batch is written, so that a shutdown waits for a flush that is under way.
-    writing: tokio::sync::Mutex<()>,
+    /// The batch that the store was given last, until the store has answered that it is written.
+    /// Locked while batches are written, so that a shutdown waits for a flush that is under way.
+    unanswered: tokio::sync::Mutex<Option<UsageBatch>>,
 }
 
 #[derive(Debug, Default)]
 struct Gathered {
     /// The keys whose cells hold anything, each once.
     keys: Vec<Arc<CachedKey>>,
-    /// What has left its cell: because an hour ended, or because the store did not take it.
+    /// What has left its cell: because an hour ended, or because a flush did not come to it.
     deltas: HashMap<(KeyId, KeyDigest, Timestamp), UsageDelta>,
 }
 
@@ -110,15 +114,21 @@ impl UsageRecorder {
 
     /// Writes everything gathered so far.
     pub(crate) async fn flush(&self, store: &dyn KeyRepository) -> Result<(), StoreError> {
-        let _writing = self.writing.lock().await;
+        let mut unanswered = self.unanswered.lock().await;
+        if let Some(batch) = &*unanswered {
+            store.record_usage(batch).await?;
+            *unanswered = None;
+        }
         let mut taken = Taken {
             recorder: self,
             deltas: self.take(),
         };
         while !taken.deltas.is_empty() {
             let rest = taken.deltas.len().saturating_sub(Self::BATCH);
-            store.record_usage(&taken.deltas[rest..]).await?;
-            taken.deltas.truncate(rest);
+            let batch = UsageBatch::new(taken.deltas.split_off(rest));
+            // Before the store is asked: it may panic, and the caller may give up.
+            store.record_usage(unanswered.insert(batch)).await?;
+            *unanswered = None;
         }
         Ok(())
     }
@@ -140,8 +150,8 @@ impl UsageRecorder {
     }
 }
 
-/// What a flush has yet to write. It is given back however the flush ends, also by a panic of the
-/// store.
+/// What a flush has not given to the store yet. It is given back however the flush ends, also by a
+/// panic of the store.
 struct Taken<'a> {
     recorder: &'a UsageRecorder,
     deltas: Vec<UsageDelta>,

@@ -19,7 +19,7 @@ pub use credits::{
 };
 pub use event::{EventAction, KeyEvent, UnknownAction};
 pub use id::{InvalidKeyId, KeyId};
-pub use usage::{BucketSize, UsageBucket, UsageDelta};
+pub use usage::{BucketSize, UsageBatch, UsageBatchId, UsageBucket, UsageDelta};
 pub use view::{KeyEventView, KeyView};
 
 use crate::key::KeyDigest;

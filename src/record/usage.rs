@@ -1,4 +1,9 @@
+use std::fmt;
+use std::time::Duration;
+
 use jiff::Timestamp;
+use rand::TryRng;
+use rand::rngs::SysRng;
 use serde::{Deserialize, Serialize};
 
 use super::KeyId;
@@ -82,4 +87,58 @@ pub struct UsageDelta {
     pub denied: u64,
     /// When the credential was last presented while it was valid, if it was.
     pub last_used_at: Option<Timestamp>,
+}
+
+/// Use that is recorded together, and once.
+///
+/// The answer to [`KeyRepository::record_usage`](crate::KeyRepository::record_usage) can be lost
+/// after the batch was written. The same batch is then given again, and the store knows it by its
+/// id. What was counted meanwhile goes into another batch.
+///
+/// ```
+/// # use tower_api_key::UsageBatch;
+/// let batch = UsageBatch::new(vec![]);
+/// let again = batch.clone();
+/// assert_eq!(batch.id, again.id);
+/// assert_ne!(batch.id, UsageBatch::new(vec![]).id);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UsageBatch {
+    /// Identifies the batch, however often it is given to a store.
+    pub id: UsageBatchId,
+    /// The use that it adds.
+    pub deltas: Vec<UsageDelta>,
+}
+
+impl UsageBatch {
+    /// The time for which a store remembers the ids of the batches that it has recorded, at least:
+    /// 24 hours. A batch that is given again later than that may count twice.
+    pub const REMEMBERED_FOR: Duration = Duration::from_hours(24);
+
+    /// Makes a batch with an id of its own.
+    ///
+    /// # Panics
+    ///
+    /// When the operating system has no randomness to give.
+    pub fn new(deltas: Vec<UsageDelta>) -> Self {
+        let mut random = [0; 16];
+        SysRng
+            .try_fill_bytes(&mut random)
+            .expect("the operating system provides randomness");
+        Self {
+            id: UsageBatchId(u128::from_be_bytes(random)),
+            deltas,
+        }
+    }
+}
+
+/// The identity of a [`UsageBatch`]: 128 random bits, shown as 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UsageBatchId(u128);
+
+impl fmt::Display for UsageBatchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
 }

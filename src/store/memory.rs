@@ -1,10 +1,11 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::{
     EventCursor, EventPage, KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore,
@@ -13,7 +14,7 @@ use super::{
 use crate::key::KeyDigest;
 use crate::record::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
-    UsageBucket, UsageDelta,
+    UsageBatch, UsageBatchId, UsageBucket,
 };
 
 /// Keys in memory, for tests and first steps: gone when the process ends. Clones share the keys.
@@ -41,11 +42,29 @@ struct State {
     keys: BTreeMap<KeyId, Key>,
     owners: HashMap<KeyDigest, KeyId>,
     usage: BTreeMap<(KeyId, Timestamp), UsageBucket>,
+    /// The batches of use that were recorded lately, and these again by time.
+    batches: HashSet<UsageBatchId>,
+    batches_by_time: VecDeque<(Instant, UsageBatchId)>,
     events: HashMap<KeyId, Vec<KeyEvent>>,
     credits: HashMap<KeyId, CreditBalance>,
 }
 
 impl State {
+    /// Remembers a batch of use, and returns false when it was recorded already.
+    fn remember(&mut self, batch: UsageBatchId, now: Instant) -> bool {
+        while let Some((time, old)) = self.batches_by_time.front()
+            && now.duration_since(*time) > UsageBatch::REMEMBERED_FOR
+        {
+            self.batches.remove(old);
+            self.batches_by_time.pop_front();
+        }
+        let is_new = self.batches.insert(batch);
+        if is_new {
+            self.batches_by_time.push_back((now, batch));
+        }
+        is_new
+    }
+
     /// Writes a new key, and tells whether it did: not when its id or digest exists already.
     fn insert(&mut self, record: &KeyRecord, credential: &Credential, event: &KeyEvent) -> bool {
         if self.keys.contains_key(&record.id) || self.owners.contains_key(&credential.digest) {
@@ -194,9 +213,12 @@ impl KeyRepository for MemoryStore {
         Ok(true)
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         let state = &mut *self.state();
-        for delta in batch {
+        if batch.deltas.is_empty() || !state.remember(batch.id, Instant::now()) {
+            return Ok(());
+        }
+        for delta in &batch.deltas {
             let Some(key) = state.keys.get_mut(&delta.key) else {
                 continue;
             };

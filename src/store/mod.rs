@@ -33,7 +33,7 @@ use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
-    KeyStatus, UsageBucket, UsageDelta,
+    KeyStatus, UsageBatch, UsageBucket,
 };
 
 /// Finds keys: all that a service which only verifies needs.
@@ -103,6 +103,9 @@ pub struct StoredKey {
 /// 8. Of any number of concurrent calls of [`take_credits`](Self::take_credits) each takes what no
 ///    other one takes, and nothing that is not there. What is [given
 ///    back](Self::give_back_credits) goes to the balance it was taken from, or to none.
+/// 9. A batch of use counts once: [`record_usage`](Self::record_usage) passes over a batch whose
+///    [id](UsageBatch::id) it has recorded within the last [24 hours](UsageBatch::REMEMBERED_FOR).
+///    The id is written in the same transaction as the counts.
 #[async_trait]
 pub trait KeyRepository: KeyStore {
     /// Writes a new key with its first credential.
@@ -142,9 +145,12 @@ pub trait KeyRepository: KeyStore {
     /// expected one, or there is no such key.
     async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError>;
 
-    /// Adds to the counts of use, and moves `last_used_at` forwards, never back. What belongs to
-    /// a key or credential that does not exist is passed over.
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError>;
+    /// Adds the batch to the counts of use, and moves `last_used_at` forwards, never back. What
+    /// belongs to a key or credential that does not exist is passed over.
+    ///
+    /// After an error the same batch is given again, as the answer may have been lost and not the
+    /// batch: see the contract's clause 9.
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError>;
 
     /// The hours from `from` up to, but without, `to` in which the key was used, oldest first,
     /// all its credentials added up.
@@ -315,7 +321,7 @@ impl<S: KeyRepository + ?Sized> KeyRepository for Arc<S> {
         (**self).apply(change).await
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         (**self).record_usage(batch).await
     }
 

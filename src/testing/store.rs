@@ -8,7 +8,7 @@ use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
-    UsageBucket, UsageDelta,
+    UsageBatch, UsageBucket,
 };
 use crate::store::{
     EventCursor, EventPage, KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore,
@@ -185,7 +185,7 @@ impl<S: KeyRepository> KeyRepository for ScriptedStore<S> {
         self.write(self.inner.apply(change)).await
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         self.write(self.inner.record_usage(batch)).await
     }
 

@@ -1,5 +1,8 @@
 //! What `SqliteStore` promises beyond the contracts.
 
+mod listings;
+mod versions;
+
 use std::path::Path;
 
 use jiff::Timestamp;

@@ -10,7 +10,7 @@ use tower_api_key::testing::conformance;
 use tower_api_key::{
     Credential, CreditBalance, CreditGrant, CreditReturn, EventCursor, EventPage, Key, KeyChange,
     KeyDigest, KeyEvent, KeyFilter, KeyId, KeyInsertion, KeyPage, KeyRecord, KeyRepository,
-    KeyStore, MemoryStore, SqliteStore, StoreError, StoredKey, UsageBucket, UsageDelta,
+    KeyStore, MemoryStore, SqliteStore, StoreError, StoredKey, UsageBatch, UsageBucket,
 };
 
 use crate::postgres::Database;
@@ -97,6 +97,7 @@ async fn the_suite_finds_what_is_broken() {
         (Fault::GivesBackAnywhere, "KeyRepository contract 8"),
         (Fault::GrantsTwice, "KeyRepository contract 8"),
         (Fault::ResetsTheBalance, "KeyRepository contract 7"),
+        (Fault::CountsABatchAgain, "KeyRepository contract 9"),
     ] {
         let broken = async || Broken {
             fault,
@@ -116,6 +117,7 @@ async fn the_suite_finds_what_is_broken() {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
+    CountsABatchAgain,
     CutsTimesToSeconds,
     EndsTheNewCredential,
     FindsAnything,
@@ -250,8 +252,14 @@ impl KeyRepository for Broken {
         Ok(applied)
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
-        self.store.record_usage(batch).await
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
+        match self.fault {
+            Fault::CountsABatchAgain => {
+                let batch = UsageBatch::new(batch.deltas.clone());
+                self.store.record_usage(&batch).await
+            }
+            _ => self.store.record_usage(batch).await,
+        }
     }
 
     async fn usage(

@@ -13,7 +13,7 @@ use tower_api_key::{
     ApiKeys, Attempt, Credential, CreditBalance, CreditGrant, CreditReturn, DenialReason,
     EventCursor, EventPage, FLUSH_INTERVAL, Key, KeyChange, KeyDigest, KeyErrorKind, KeyEvent,
     KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, MemoryStore, NewKey, RateLimit,
-    Requirements, StoreError, StoredKey, UsageBucket, UsageDelta,
+    Requirements, StoreError, StoredKey, UsageBatch, UsageBucket, UsageDelta,
 };
 
 use crate::core_support::{
@@ -304,6 +304,57 @@ async fn a_shutdown_writes_what_the_flush_under_way_could_not() {
     assert_eq!(stored(&keys, id).await, [(0, 1, 0)]);
 }
 
+/// The store has written the batch, and the connection breaks before it says so.
+#[tokio::test]
+async fn a_batch_whose_answer_was_lost_counts_once() {
+    let bench = Bench::new();
+    let (first, second) = (bench.issue().await, bench.issue().await);
+    let text = |issued: &tower_api_key::Issued| issued.secret().expose().to_owned();
+    bench.verify(&text(&first)).await.unwrap();
+    for round in 1..=3 {
+        bench.store.hold_writes(true);
+        let written = bench.store.writes() + 1;
+        let flush = {
+            let keys = bench.keys.clone();
+            tokio::spawn(async move { keys.flush().await })
+        };
+        bench.store.written(written).await;
+        bench.store.fail(true);
+        bench.store.hold_writes(false);
+        assert!(flush.await.unwrap().is_err(), "round {round}");
+        bench.store.fail(false);
+        // What is counted meanwhile, in the same hour and of the same key too, is not in it.
+        bench.verify(&text(&first)).await.unwrap();
+        bench.verify(&text(&second)).await.unwrap();
+    }
+    bench.keys.shutdown().await.unwrap();
+    let (first, second) = (first.key().record.id, second.key().record.id);
+    assert_eq!(stored(&bench.keys, first).await, [(0, 4, 0)]);
+    assert_eq!(stored(&bench.keys, second).await, [(0, 3, 0)]);
+}
+
+/// A store in memory would keep the id of every batch otherwise.
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_known_again_for_a_day() {
+    let bench = Bench::new();
+    let issued = bench.issue().await;
+    let key = issued.key();
+    let hour = bench.keys.now().as_second() / 3_600 * 3_600;
+    let batch = UsageBatch::new(vec![UsageDelta {
+        key: key.record.id,
+        credential: key.credentials[0].digest,
+        hour: Timestamp::from_second(hour).unwrap(),
+        allowed: 1,
+        denied: 0,
+        last_used_at: None,
+    }]);
+    for (passed, counted) in [(Duration::ZERO, 1), (24 * HOUR, 1), (SECOND, 2)] {
+        tokio::time::advance(passed).await;
+        bench.memory.record_usage(&batch).await.unwrap();
+        assert_eq!(stored(&bench.keys, key.record.id).await, [(0, counted, 0)]);
+    }
+}
+
 #[tokio::test]
 async fn a_flush_goes_on_without_whoever_asked_for_it() {
     let bench = Bench::new();
@@ -463,7 +514,7 @@ impl KeyRepository for Flaky {
         self.memory.apply(change).await
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         let fault = *self.fault.lock().unwrap();
         match fault.filter(|(faulty, _)| *faulty == call) {

@@ -22,7 +22,15 @@ CREATE TABLE keys (
     revoked_at        timestamptz CHECK (isfinite(revoked_at))
 );
 
+-- Listings go down by id. Each filter has an index in that order, so that a page never reads the
+-- whole table; PostgreSQL checks the further columns in the index.
 CREATE INDEX keys_by_owner ON keys (owner, id) WHERE owner IS NOT NULL;
+CREATE INDEX keys_by_environment ON keys (environment, id);
+CREATE INDEX keys_enabled ON keys (id) WHERE revoked_at IS NULL AND enabled;
+CREATE INDEX keys_disabled ON keys (id, environment) WHERE revoked_at IS NULL AND NOT enabled;
+CREATE INDEX keys_with_end ON keys (id, expires_at, environment)
+    WHERE revoked_at IS NULL AND expires_at IS NOT NULL;
+CREATE INDEX keys_revoked ON keys (id, environment) WHERE revoked_at IS NOT NULL;
 
 CREATE TABLE credentials (
     digest       bytea PRIMARY KEY CHECK (octet_length(digest) = 32),
@@ -50,6 +58,15 @@ CREATE TABLE usage (
 )
 WITH (fillfactor = 80);
 
+-- The batches of use that were recorded within the last 24 hours. An instance that has not got the
+-- answer gives its batch again, and it must not count twice.
+CREATE TABLE usage_batches (
+    id          text COLLATE "C" PRIMARY KEY,
+    recorded_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE INDEX usage_batches_by_time ON usage_batches (recorded_at);
+
 CREATE TABLE events (
     seq     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     key_row bigint NOT NULL REFERENCES keys,
@@ -60,9 +77,128 @@ CREATE TABLE events (
 
 CREATE INDEX events_by_key ON events (key_row, seq);
 
--- What follows tells every instance which keys a transaction has changed, also one that was typed
+-- The budgets of the keys that have one, and what is left of them. Apart from the keys: a balance
+-- changes all the time, and is no change of its key. The other columns are the key's plan.
+CREATE TABLE credits (
+    key_row       bigint PRIMARY KEY REFERENCES keys,
+    -- The version of the key that set the balance, and what to: null once the budget is taken away.
+    since_version bigint NOT NULL CHECK (since_version >= 0),
+    granted       bigint CHECK (granted >= 0),
+    remaining     bigint NOT NULL CHECK (remaining >= 0),
+    -- When the balance was set or refilled last.
+    begun_at      timestamptz NOT NULL CHECK (isfinite(begun_at)),
+    refill_amount bigint CHECK (refill_amount > 0),
+    refill_every  text CHECK (refill_every IN ('day', 'month')),
+    CHECK ((refill_amount IS NULL) = (refill_every IS NULL))
+)
+-- Room on each page for the next version of a row, as balances change all the time.
+WITH (fillfactor = 80);
+
+-- Versions.
+--
+-- A change that the store computes is applied only to the version that it was computed from. The
+-- store raises the version itself, and says in its transaction that it does
+-- (`tower_api_key.applying`). For all others these triggers raise it: a revocation that was typed
+-- into psql would be overwritten otherwise by a change that was computed before.
+
+CREATE FUNCTION raise_version() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    NEW.version := OLD.version + 1;
+    RETURN NEW;
+END
+$$;
+
+-- A version below 1 is left to the table's check.
+CREATE TRIGGER raise_version BEFORE UPDATE ON keys
+    FOR EACH ROW
+    WHEN (NEW.version BETWEEN 1 AND OLD.version AND OLD.* IS DISTINCT FROM NEW.*)
+    EXECUTE FUNCTION raise_version();
+
+-- The trigger of the credentials notifies listeners, so the one of the keys need not
+-- (`tower_api_key.raising`). Keys are locked in the order of their rows, as everywhere.
+CREATE FUNCTION raise_versions(key_rows bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM set_config('tower_api_key.raising', 'on', true);
+    WITH changed AS (
+        SELECT key_row FROM keys WHERE key_row = ANY (key_rows) ORDER BY key_row FOR NO KEY UPDATE
+    )
+    UPDATE keys SET version = version + 1 FROM changed WHERE keys.key_row = changed.key_row;
+    PERFORM set_config('tower_api_key.raising', 'off', true);
+END
+$$;
+
+CREATE FUNCTION raise_versions_of_credentials() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        PERFORM raise_versions(ARRAY (SELECT DISTINCT key_row FROM old_rows));
+    ELSE
+        -- Those that differ in more than `last_used_at`; a credential that was moved counts for
+        -- both of its keys.
+        PERFORM raise_versions(ARRAY (
+            SELECT key_row FROM (
+                (SELECT key_row, digest, position, pepper, start, imported, created_at, expires_at
+                 FROM old_rows
+                 EXCEPT
+                 SELECT key_row, digest, position, pepper, start, imported, created_at, expires_at
+                 FROM new_rows)
+                UNION ALL
+                (SELECT key_row, digest, position, pepper, start, imported, created_at, expires_at
+                 FROM new_rows
+                 EXCEPT
+                 SELECT key_row, digest, position, pepper, start, imported, created_at, expires_at
+                 FROM old_rows)
+            ) AS changed
+        ));
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION raise_all_versions() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    PERFORM raise_versions(ARRAY (SELECT key_row FROM keys));
+    RETURN NULL;
+END
+$$;
+
+-- A budget is a part of its key, and nothing else notifies listeners of it.
+CREATE FUNCTION raise_version_of_plan() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    UPDATE keys SET version = version + 1 WHERE key_row IN (OLD.key_row, NEW.key_row);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER raise_versions_updated AFTER UPDATE ON credentials
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT
+    WHEN (current_setting('tower_api_key.applying', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION raise_versions_of_credentials();
+CREATE TRIGGER raise_versions_deleted AFTER DELETE ON credentials
+    REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT
+    WHEN (current_setting('tower_api_key.applying', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION raise_versions_of_credentials();
+CREATE TRIGGER raise_versions_truncated AFTER TRUNCATE ON credentials
+    FOR EACH STATEMENT EXECUTE FUNCTION raise_all_versions();
+
+CREATE TRIGGER raise_version_planned
+    AFTER INSERT OR DELETE OR UPDATE OF key_row, since_version, granted, refill_amount, refill_every
+    ON credits
+    FOR EACH ROW
+    WHEN (current_setting('tower_api_key.applying', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION raise_version_of_plan();
+
+-- Notifications.
+--
+-- Every instance is notified of the keys that a transaction has changed, also one that was typed
 -- into psql: `key_… tag …`, where a tag is the first 8 bytes of a credential's digest in hexadecimal
--- digits, or `*` for everything. PostgreSQL sends what a transaction tells when it commits.
+-- digits, or `*` for everything. PostgreSQL sends a transaction's notifications when it commits.
 
 -- No name is longer than 63 bytes.
 CREATE FUNCTION channel(schema_name text) RETURNS text
@@ -75,7 +211,7 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- `ids` and `digests` go in pairs: a key, and one of its credentials or null.
-CREATE FUNCTION tell(channel text, ids text[], digests bytea[]) RETURNS void
+CREATE FUNCTION notify_changes(channel text, ids text[], digests bytea[]) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
     -- A bulk change: to forget everything costs listeners less than to read about each key. A key
@@ -100,8 +236,8 @@ BEGIN
 END
 $$;
 
--- A new key needs no telling before it has a credential.
-CREATE FUNCTION tell_of_keys() RETURNS trigger
+-- Nothing has to be notified of a new key before it has a credential.
+CREATE FUNCTION notify_changed_keys() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     ids text[];
@@ -121,12 +257,12 @@ BEGIN
         INTO ids, digests
         FROM (SELECT id FROM old_rows LIMIT 1001) AS few;
     END IF;
-    PERFORM tell(channel(TG_TABLE_SCHEMA), ids, digests);
+    PERFORM notify_changes(channel(TG_TABLE_SCHEMA), ids, digests);
     RETURN NULL;
 END
 $$;
 
-CREATE FUNCTION tell_of_credentials() RETURNS trigger
+CREATE FUNCTION notify_changed_credentials() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     key_rows bigint[];
@@ -157,12 +293,12 @@ BEGIN
     SELECT array_agg(id), array_agg(digest) INTO ids, digests
     FROM unnest(key_rows, digests) AS changed (key_row, digest)
     LEFT JOIN keys USING (key_row);
-    PERFORM tell(channel(TG_TABLE_SCHEMA), ids, digests);
+    PERFORM notify_changes(channel(TG_TABLE_SCHEMA), ids, digests);
     RETURN NULL;
 END
 $$;
 
-CREATE FUNCTION tell_of_everything() RETURNS trigger
+CREATE FUNCTION notify_everything() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM pg_notify(channel(TG_TABLE_SCHEMA), '*');
@@ -172,23 +308,43 @@ $$;
 
 -- For each statement, not for each row: of a change of 100,000 keys PostgreSQL would else keep
 -- 100,000 notes.
-CREATE TRIGGER tell_updated AFTER UPDATE ON keys
+CREATE TRIGGER notify_updated AFTER UPDATE ON keys
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_keys();
-CREATE TRIGGER tell_deleted AFTER DELETE ON keys
+    FOR EACH STATEMENT
+    WHEN (current_setting('tower_api_key.raising', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION notify_changed_keys();
+CREATE TRIGGER notify_deleted AFTER DELETE ON keys
     REFERENCING OLD TABLE AS old_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_keys();
-CREATE TRIGGER tell_truncated AFTER TRUNCATE ON keys
-    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_everything();
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_changed_keys();
+CREATE TRIGGER notify_truncated AFTER TRUNCATE ON keys
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_everything();
 
-CREATE TRIGGER tell_inserted AFTER INSERT ON credentials
+CREATE TRIGGER notify_inserted AFTER INSERT ON credentials
     REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_credentials();
-CREATE TRIGGER tell_updated AFTER UPDATE ON credentials
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_changed_credentials();
+CREATE TRIGGER notify_updated AFTER UPDATE ON credentials
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_credentials();
-CREATE TRIGGER tell_deleted AFTER DELETE ON credentials
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_changed_credentials();
+CREATE TRIGGER notify_deleted AFTER DELETE ON credentials
     REFERENCING OLD TABLE AS old_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_credentials();
-CREATE TRIGGER tell_truncated AFTER TRUNCATE ON credentials
-    FOR EACH STATEMENT EXECUTE FUNCTION tell_of_everything();
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_changed_credentials();
+CREATE TRIGGER notify_truncated AFTER TRUNCATE ON credentials
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_everything();
+
+-- With the rights of the tables' owner: a role that records use need not be allowed to delete.
+-- Rows that another transaction deletes at this moment are left to it.
+CREATE FUNCTION prune_usage_batches() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    DELETE FROM usage_batches WHERE id IN (
+        SELECT id FROM usage_batches
+        WHERE recorded_at < now() - interval '24 hours'
+        ORDER BY recorded_at LIMIT 100
+        FOR UPDATE SKIP LOCKED
+    );
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER prune_usage_batches AFTER INSERT ON usage_batches
+    FOR EACH STATEMENT EXECUTE FUNCTION prune_usage_batches();

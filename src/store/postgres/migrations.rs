@@ -6,15 +6,8 @@ use crate::store::StoreError;
 use crate::store::sql::migrations::{missing, step, take};
 
 /// Every step that made the tables what they are now. A released one never changes.
-fn steps() -> [Migration; 2] {
-    [
-        step(
-            1,
-            "keys, credentials, usage, events and notifications",
-            include_str!("0001_keys.sql"),
-        ),
-        step(2, "credits", include_str!("0002_credits.sql")),
-    ]
+fn steps() -> [Migration; 1] {
+    [step(1, "keys", include_str!("0001_keys.sql"))]
 }
 
 /// Makes the schema and its tables or brings them up to date.

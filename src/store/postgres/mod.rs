@@ -27,6 +27,7 @@ pub use open::PostgresBuilder;
 use self::notifications::Notifications;
 use self::replica::Replica;
 use self::schema::Schema;
+use super::sql::listing_slots::ListingSlots;
 use super::{
     EventCursor, EventPage, KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore,
     StoreError, StoredKey,
@@ -35,7 +36,7 @@ use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
-    UsageBucket, UsageDelta,
+    UsageBatch, UsageBucket,
 };
 
 /// Keys in a PostgreSQL database, version 14 or later. Clones share the connections.
@@ -71,21 +72,29 @@ use crate::record::{
 /// `prefer`, checks no certificate, and falls back to plain text. `sslrootcert` names a file with the
 /// root of a provider that uses its own.
 ///
+/// Listings of keys, of use and of events take a quarter of the connections at most, so that lookups
+/// find one.
+///
 /// Statements are prepared once for each connection. A `PgBouncer` that pools transactions has to
 /// know them (`max_prepared_statements`, since its version 1.21), and refuses a
 /// [statement timeout](PostgresBuilder::statement_timeout).
 ///
 /// # Notifications
 ///
-/// Triggers tell each change of a key or credential on a [channel](Self::channel), in its own
-/// transaction and also where it was made by plain SQL; use alone is not told. A payload is `*` for
+/// Triggers notify listeners of each change of a key or credential on a [channel](Self::channel), in its
+/// own transaction and also where it was made by plain SQL; use alone is no change. A payload is `*` for
 /// everything, as after a change of more than 100 keys, or `key_… tag …`: the key's id, and for each
 /// of the credentials concerned the first 8 bytes of the digest as 16 hexadecimal digits.
+///
+/// Plain SQL that changes a key, its credentials or its budget also raises the key's version, unless the
+/// statement does so itself. A change that the store has computed before is then not applied.
 #[derive(Clone)]
 pub struct PostgresStore {
     primary: PgPool,
     shares_pool: bool,
     replica: Option<Arc<Replica>>,
+    /// Limits how many listings read at a time.
+    listing_slots: ListingSlots,
     schema: Arc<Schema>,
 }
 
@@ -135,6 +144,12 @@ impl PostgresStore {
     }
 }
 
+/// A listing waits for its turn as long as a statement waits for a connection.
+fn listing_slots(primary: &PgPool) -> ListingSlots {
+    let options = primary.options();
+    ListingSlots::share_of(options.get_max_connections(), options.get_acquire_timeout())
+}
+
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStore")
@@ -147,7 +162,7 @@ impl fmt::Debug for PostgresStore {
 impl KeyStore for PostgresStore {
     async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
         if let Some(replica) = &self.replica
-            && let Some(answer) = replica.find(&self.schema, digest).await
+            && let Some(answer) = replica.find(&self.primary, &self.schema, digest).await
         {
             return Ok(answer);
         }
@@ -184,6 +199,7 @@ impl KeyRepository for PostgresStore {
     }
 
     async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
+        let _slot = self.listing_slots.take().await?;
         read::page(&self.primary, &self.schema, filter).await
     }
 
@@ -191,7 +207,7 @@ impl KeyRepository for PostgresStore {
         write::apply(&self.primary, &self.schema, change).await
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         write::record_usage(&self.primary, &self.schema, batch).await
     }
 
@@ -201,6 +217,7 @@ impl KeyRepository for PostgresStore {
         from: Timestamp,
         to: Timestamp,
     ) -> Result<Vec<UsageBucket>, StoreError> {
+        let _slot = self.listing_slots.take().await?;
         read::usage(&self.primary, &self.schema, id, from, to).await
     }
 
@@ -210,6 +227,7 @@ impl KeyRepository for PostgresStore {
         before: Option<EventCursor>,
         limit: usize,
     ) -> Result<EventPage, StoreError> {
+        let _slot = self.listing_slots.take().await?;
         read::events(&self.primary, &self.schema, id, before, limit).await
     }
 
@@ -234,6 +252,7 @@ impl KeyRepository for PostgresStore {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
+        let _slot = self.listing_slots.take().await?;
         credits::balances(&self.primary, &self.schema, ids).await
     }
 }

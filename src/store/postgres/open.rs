@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::lease::Lease;
 use super::replica::Replica;
 use super::schema::Schema;
-use super::{PostgresStore, migrations, url};
+use super::{PostgresStore, listing_slots, migrations, url};
 use crate::store::StoreError;
 
 /// How a [`PostgresStore`] connects; made by [`PostgresStore::builder`].
@@ -53,10 +53,18 @@ impl PostgresBuilder {
 
     /// A replica of the database that answers [`find`](crate::KeyStore::find), on connections of its
     /// own. Everything else asks the primary, and so do lookups for five seconds after the replica
-    /// has failed or taken over half a second. Default: none.
+    /// has failed, taken over half a second or was behind. Default: none.
     ///
-    /// A replica that lags does not know yet what was just issued or changed; it takes no part where
-    /// [`find_latest`](crate::KeyStore::find_latest) is asked.
+    /// It has to be a standby that replays the primary's write-ahead log (streaming replication). Each
+    /// answer says how far the standby has replayed, and counts only when that is what the primary
+    /// had written five seconds before, or more. So a replica that has stalled is left within five
+    /// seconds, also where the primary is idle. A server that cannot say how far it is, such as a
+    /// subscriber of logical replication, is never asked, and the log says so once; nor is a replica
+    /// while the primary does not answer.
+    ///
+    /// A replica does not know yet what was issued or changed within these seconds; it takes no part
+    /// where [`find_latest`](crate::KeyStore::find_latest) is asked. Keep
+    /// [`CacheConfig::replica_lag`](crate::CacheConfig::replica_lag) above five seconds.
     pub fn replica(mut self, url: impl Into<String>) -> Self {
         self.replica = Some(ReplicaSource::Url(url.into()));
         self
@@ -124,8 +132,10 @@ impl PostgresBuilder {
         migrations::run(&mut first, &schema).await?;
         // It has done its work, so nothing is lost where it does not close well.
         let _ = first.close().await;
+        let primary = self.pool(options);
         Ok(PostgresStore {
-            primary: self.pool(options),
+            listing_slots: listing_slots(&primary),
+            primary,
             shares_pool: false,
             replica,
             schema: Arc::new(schema),
@@ -145,6 +155,7 @@ impl PostgresBuilder {
         migrations::run(&mut lease, &schema).await?;
         lease.finish();
         Ok(PostgresStore {
+            listing_slots: listing_slots(&pool),
             primary: pool,
             shares_pool: true,
             replica,

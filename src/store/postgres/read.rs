@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgPool, Postgres, QueryBuilder};
+use sqlx::{AssertSqlSafe, PgPool, Postgres, QueryBuilder, Row};
 
 use super::lease::Lease;
 use super::rows::{self, COLUMNS};
@@ -42,6 +42,46 @@ pub(super) async fn find(
     .transpose()
 }
 
+/// The position is read first, and none where the server is no standby. There is a row also for an
+/// unknown digest, as a standby that is behind does not know the newest keys.
+const FIND_REPLAYED: &str = ",
+       standby.replayed
+FROM (
+    SELECT CASE WHEN pg_is_in_recovery()
+        THEN (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint
+    END AS replayed
+) AS standby
+LEFT JOIN (
+    {schema}.credentials AS c
+    JOIN {schema}.keys AS k USING (key_row)
+    LEFT JOIN {schema}.credits AS b USING (key_row)
+) ON c.digest = $1";
+
+/// Finds a digest on a replica, and returns with it how far a standby has replayed the write-ahead log.
+pub(super) async fn find_replayed(
+    pool: &PgPool,
+    schema: &Schema,
+    digest: &KeyDigest,
+) -> Result<(Option<i64>, Option<StoredKey>), StoreError> {
+    let mut lease = Lease::of(pool).await?;
+    let statement = schema.sql(&[COLUMNS, FIND_REPLAYED].concat());
+    let row = sqlx::query(AssertSqlSafe(statement))
+        .bind(&digest.as_bytes()[..])
+        .fetch_one(&mut *lease)
+        .await
+        .map_err(StoreError::unavailable)?;
+    lease.finish();
+    let replayed = row.try_get("replayed").map_err(StoreError::unavailable)?;
+    if !rows::has_credential(&row) {
+        return Ok((replayed, None));
+    }
+    let found = StoredKey {
+        record: rows::record(&row)?,
+        credential: rows::credential(&row)?,
+    };
+    Ok((replayed, Some(found)))
+}
+
 pub(super) async fn key(
     pool: &PgPool,
     schema: &Schema,
@@ -61,7 +101,7 @@ pub(super) async fn page(
     // One more than the page has shows that there is another page.
     let mut asked = filter.limit.saturating_add(1);
     loop {
-        let rows = fetch_keys(pool, schema, fitting(schema, filter), asked).await?;
+        let rows = fetch_keys(pool, schema, matching_keys(schema, filter), asked).await?;
         if let Some(page) = listing::page(rows, filter.limit, asked) {
             return Ok(page);
         }
@@ -69,8 +109,8 @@ pub(super) async fn page(
     }
 }
 
-/// The beginning of [`fetch_keys`]' query for the keys that fit.
-fn fitting(schema: &Schema, filter: &KeyFilter) -> QueryBuilder<Postgres> {
+/// The beginning of [`fetch_keys`]' query for the keys that fit `filter`.
+pub(super) fn matching_keys(schema: &Schema, filter: &KeyFilter) -> QueryBuilder<Postgres> {
     let mut query = selected_keys(schema);
     query.push("TRUE");
     if let Some(owner) = &filter.owner {
@@ -107,8 +147,11 @@ fn push_status(query: &mut QueryBuilder<Postgres>, status: KeyStatus, now: Times
     query
         .push("(expires_at IS NULL OR expires_at > ")
         .push_bind(now)
-        .push(") AND enabled = ")
-        .push_bind(status == KeyStatus::Active);
+        // A constant, by which PostgreSQL knows the index that has only such keys.
+        .push(match status {
+            KeyStatus::Active => ") AND enabled",
+            _ => ") AND NOT enabled",
+        });
 }
 
 /// The beginning of [`fetch_keys`]' query, to be followed by a condition on the key.

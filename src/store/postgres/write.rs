@@ -11,7 +11,7 @@ use super::credits;
 use super::lease::Lease;
 use super::schema::Schema;
 use super::timestamptz::Timestamptz;
-use crate::record::{Credential, KeyEvent, KeyId, KeyRecord, UsageDelta};
+use crate::record::{Credential, KeyEvent, KeyId, KeyRecord, UsageBatch};
 use crate::scope::Scope;
 use crate::store::sql::columns::saturating;
 use crate::store::{KeyChange, StoreError};
@@ -102,6 +102,7 @@ pub(super) async fn apply(
     let record = &change.record;
     let mut lease = Lease::of(pool).await?;
     let mut transaction = begin(&mut lease).await?;
+    lock(&mut transaction, schema, record.id).await?;
     let updated: Option<i64> = sqlx::query_scalar(AssertSqlSafe(schema.sql(UPDATE_KEY)))
         .bind(version(record.version)?)
         .bind(&record.name)
@@ -126,6 +127,33 @@ pub(super) async fn apply(
     commit(transaction).await?;
     lease.finish();
     Ok(updated.is_some())
+}
+
+/// Plain SQL that changes a credential or a budget locks that row first, and its trigger then locks
+/// the key. A change that began with the key could wait for it in a circle.
+const LOCK: &str = "
+WITH of_key AS (
+    SELECT key_row FROM {schema}.keys WHERE id = $1
+), locked_credentials AS (
+    SELECT digest FROM {schema}.credentials
+    WHERE key_row = (SELECT key_row FROM of_key)
+    ORDER BY digest
+    FOR NO KEY UPDATE
+), locked_credits AS (
+    SELECT key_row FROM {schema}.credits
+    WHERE key_row = (SELECT key_row FROM of_key)
+    FOR NO KEY UPDATE
+)
+SELECT (SELECT count(*) FROM locked_credentials) + (SELECT count(*) FROM locked_credits)";
+
+/// Locks what belongs to a key, before the key itself is locked.
+async fn lock(connection: &mut PgConnection, schema: &Schema, id: KeyId) -> Result<(), StoreError> {
+    sqlx::query(AssertSqlSafe(schema.sql(LOCK)))
+        .bind(id.to_string())
+        .execute(connection)
+        .await
+        .map_err(StoreError::unavailable)?;
+    Ok(())
 }
 
 async fn apply_to_credentials(
@@ -240,12 +268,17 @@ SET last_used_at = moving.at
 FROM moving
 WHERE c.digest = moving.digest";
 
+/// Waits for a transaction that is recording the same batch.
+const REMEMBER_BATCH: &str =
+    "INSERT INTO {schema}.usage_batches (id) VALUES ($1) ON CONFLICT (id) DO NOTHING";
+
 /// The batch goes over as a few arrays, so that thousands of deltas are two statements.
 pub(super) async fn record_usage(
     pool: &PgPool,
     schema: &Schema,
-    batch: &[UsageDelta],
+    batch: &UsageBatch,
 ) -> Result<(), StoreError> {
+    let UsageBatch { id, deltas: batch } = batch;
     if batch.is_empty() {
         return Ok(());
     }
@@ -254,6 +287,16 @@ pub(super) async fn record_usage(
         .filter_map(|delta| Some((delta, delta.last_used_at?)));
     let mut lease = Lease::of(pool).await?;
     let mut transaction = begin(&mut lease).await?;
+    let remembered = sqlx::query(AssertSqlSafe(schema.sql(REMEMBER_BATCH)))
+        .bind(id.to_string())
+        .execute(&mut *transaction)
+        .await
+        .map_err(StoreError::unavailable)?;
+    if remembered.rows_affected() == 0 {
+        commit(transaction).await?;
+        lease.finish();
+        return Ok(());
+    }
     sqlx::query(AssertSqlSafe(schema.sql(ADD_USAGE)))
         .bind(column(batch.iter(), |delta| delta.key.to_string()))
         .bind(column(batch.iter(), |delta| Timestamptz::from(delta.hour)))
@@ -286,8 +329,12 @@ pub(super) fn column<Delta, T>(
 /// At the isolation that the statements are written for, whatever the pool's default is: at a
 /// stricter one, of two concurrent changes one would fail rather than not apply. What commits is on
 /// the disk, unless it was asked for more: a revocation that has returned must not come undone.
+///
+/// `tower_api_key.applying` keeps the triggers from raising the versions of the changed keys: a
+/// [`KeyChange`] has the new version already.
 const BEGIN: &str = "
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+SELECT set_config('tower_api_key.applying', 'on', true);
 SELECT set_config('synchronous_commit', 'on', true)
 WHERE current_setting('synchronous_commit') = 'off'";
 

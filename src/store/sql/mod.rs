@@ -4,4 +4,5 @@ pub(super) mod batch;
 pub(super) mod columns;
 pub(super) mod credits;
 pub(super) mod listing;
+pub(super) mod listing_slots;
 pub(super) mod migrations;

@@ -6,7 +6,7 @@ use sqlx::query::Query;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
 
 use super::credits;
-use super::write::{begin, commit, json_text, version};
+use super::write::{begin_change, commit_change, json_text, version};
 use crate::key::KeyDigest;
 use crate::record::KeyId;
 use crate::store::sql::batch::NewKeys;
@@ -22,7 +22,7 @@ pub(super) async fn insert(
     batch: &[KeyInsertion],
 ) -> Result<Vec<bool>, StoreError> {
     // Nobody else writes from here on: what is not there now will not be there at the end.
-    let mut transaction = begin(pool).await?;
+    let mut transaction = begin_change(pool).await?;
     let known_ids = known_ids(&mut transaction, batch).await?;
     let known_digests = known_digests(&mut transaction, batch).await?;
     let NewKeys { sorted, written } = NewKeys::of(batch, known_ids, known_digests);
@@ -42,7 +42,7 @@ pub(super) async fn insert(
     for (key_row, new) in &numbered {
         credits::set(&mut transaction, *key_row, &new.record, new.event.at).await?;
     }
-    commit(transaction).await?;
+    commit_change(transaction).await?;
     Ok(written)
 }
 

@@ -8,16 +8,8 @@ use crate::store::sql::migrations::{step, take};
 const TABLE: &str = "tower_api_key_migrations";
 
 /// Every step that made the tables what they are now. A released one never changes.
-fn steps() -> [Migration; 3] {
-    [
-        step(
-            1,
-            "keys, credentials, usage and events",
-            include_str!("0001_keys.sql"),
-        ),
-        step(2, "changes", include_str!("0002_changes.sql")),
-        step(3, "credits", include_str!("0003_credits.sql")),
-    ]
+fn steps() -> [Migration; 1] {
+    [step(1, "keys", include_str!("0001_keys.sql"))]
 }
 
 /// Makes the tables or brings them up to date.

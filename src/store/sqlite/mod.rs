@@ -5,6 +5,8 @@ mod changes;
 mod credits;
 mod migrations;
 mod open;
+#[cfg(test)]
+mod plans;
 mod read;
 mod rows;
 mod write;
@@ -16,6 +18,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::SqlitePool;
 
+use super::sql::listing_slots::ListingSlots;
 use super::{
     EventCursor, EventPage, KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore,
     StoreError, StoredKey,
@@ -24,7 +27,7 @@ use crate::invalidation::InvalidationBus;
 use crate::key::KeyDigest;
 use crate::record::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
-    UsageBucket, UsageDelta,
+    UsageBatch, UsageBucket,
 };
 
 /// Keys in an SQLite database. Clones share the connections.
@@ -37,13 +40,17 @@ use crate::record::{
 /// What has returned is on the disk: a revocation survives a power cut. Several processes can
 /// open one file, on one machine. What another one changes, a command-line tool or plain SQL
 /// included, is noticed within a second, whatever is in the cache: triggers keep a table of changes,
-/// which is looked at four times a second.
+/// which is looked at four times a second. Such a change also raises the key's version, so that no
+/// change that was computed before undoes it; `REPLACE` is noticed whatever the writer's pragmas are.
 #[derive(Clone)]
 pub struct SqliteStore {
     readers: SqlitePool,
     /// A pool of one connection, so that writes queue here and not at SQLite's file lock, where
     /// they would poll.
     writer: SqlitePool,
+    /// The connections of the listings, and a limit for how many of them read at a time.
+    listings: SqlitePool,
+    listing_slots: ListingSlots,
     shares_pool: bool,
     /// Whether other processes can change the database.
     is_shared: bool,
@@ -69,15 +76,19 @@ impl SqliteStore {
         let writer = open::writer(&options).await?;
         migrations::run(&writer).await?;
         let in_memory = open::in_memory(database);
-        let readers = if in_memory {
+        let (readers, listings) = if in_memory {
             // A database in memory belongs to its one connection.
-            writer.clone()
+            (writer.clone(), writer.clone())
         } else {
-            open::readers(&options)
+            (open::readers(&options), open::listing_readers(&options))
         };
+        let connections = listings.options().get_max_connections();
+        let slots = usize::try_from(connections).unwrap_or(1);
         Ok(Self {
             readers,
             writer,
+            listings,
+            listing_slots: ListingSlots::new(slots, open::PATIENCE),
             shares_pool: false,
             is_shared: !in_memory,
         })
@@ -88,7 +99,8 @@ impl SqliteStore {
     ///
     /// The pool's settings stay as they are: leave `synchronous` at SQLite's default, `FULL`, so
     /// that a revocation survives a power cut, `foreign_keys` at sqlx's default, on, and choose
-    /// WAL mode so that reads do not wait for writes. A pool of `sqlite::memory:` needs
+    /// WAL mode so that reads do not wait for writes. Listings take a quarter of the connections at
+    /// most, so that lookups find one. A pool of `sqlite::memory:` needs
     /// `max_connections(1)` and neither an idle timeout nor a maximum lifetime.
     ///
     /// # Errors
@@ -97,8 +109,14 @@ impl SqliteStore {
     /// be made, or were made by a later version of this crate.
     pub async fn from_pool(pool: SqlitePool) -> Result<Self, StoreError> {
         migrations::run(&pool).await?;
+        let (connections, patience) = {
+            let options = pool.options();
+            (options.get_max_connections(), options.get_acquire_timeout())
+        };
         Ok(Self {
             readers: pool.clone(),
+            listings: pool.clone(),
+            listing_slots: ListingSlots::share_of(connections, patience),
             writer: pool,
             shares_pool: true,
             is_shared: true,
@@ -110,6 +128,7 @@ impl SqliteStore {
     pub async fn close(&self) {
         if !self.shares_pool {
             self.readers.close().await;
+            self.listings.close().await;
             self.writer.close().await;
         }
     }
@@ -153,14 +172,15 @@ impl KeyRepository for SqliteStore {
     }
 
     async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
-        read::page(&self.readers, filter).await
+        let _slot = self.listing_slots.take().await?;
+        read::page(&self.listings, filter).await
     }
 
     async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
         write::apply(&self.writer, change).await
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         write::record_usage(&self.writer, batch).await
     }
 
@@ -170,7 +190,8 @@ impl KeyRepository for SqliteStore {
         from: Timestamp,
         to: Timestamp,
     ) -> Result<Vec<UsageBucket>, StoreError> {
-        read::usage(&self.readers, id, from, to).await
+        let _slot = self.listing_slots.take().await?;
+        read::usage(&self.listings, id, from, to).await
     }
 
     async fn events(
@@ -179,7 +200,8 @@ impl KeyRepository for SqliteStore {
         before: Option<EventCursor>,
         limit: usize,
     ) -> Result<EventPage, StoreError> {
-        read::events(&self.readers, id, before, limit).await
+        let _slot = self.listing_slots.take().await?;
+        read::events(&self.listings, id, before, limit).await
     }
 
     async fn take_credits(
@@ -203,6 +225,7 @@ impl KeyRepository for SqliteStore {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        credits::balances(&self.readers, ids).await
+        let _slot = self.listing_slots.take().await?;
+        credits::balances(&self.listings, ids).await
     }
 }

@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use crate::store::StoreError;
 
 /// How long to wait for a lock that another process holds, and for a free connection.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reads what [`SqliteStore::open`](super::SqliteStore::open) was given.
 pub(super) fn options(database: &str) -> Result<SqliteConnectOptions, StoreError> {
@@ -114,6 +114,18 @@ pub(super) fn readers(options: &SqliteConnectOptions) -> SqlitePool {
         .clamp(2, MOST_READERS);
     lasting().max_connections(most).connect_lazy_with(options)
 }
+
+/// The connections that list keys and what belongs to them. They are apart from those of the
+/// lookups, so that a verification never waits for a listing.
+pub(super) fn listing_readers(options: &SqliteConnectOptions) -> SqlitePool {
+    let options = options.clone().pragma("query_only", "ON");
+    lasting()
+        .max_connections(LISTING_READERS)
+        .connect_lazy_with(options)
+}
+
+/// Each keeps a processor busy while it reads.
+const LISTING_READERS: u32 = 2;
 
 /// More would only contend for the processors: a lookup hardly ever waits for the disk.
 const MOST_READERS: u32 = 8;

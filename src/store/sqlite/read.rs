@@ -41,7 +41,7 @@ pub(super) async fn find(
 }
 
 pub(super) async fn key(pool: &SqlitePool, id: KeyId) -> Result<Option<Key>, StoreError> {
-    let mut query = selected_keys();
+    let mut query = selected_keys(None);
     query.push("id = ").push_bind(id.to_string());
     let mut keys = fetch_keys(pool, query, 1).await?;
     keys.pop().map(|listed| listed.key).transpose()
@@ -51,7 +51,7 @@ pub(super) async fn page(pool: &SqlitePool, filter: &KeyFilter) -> Result<KeyPag
     // One more than the page has shows that there is another page.
     let mut asked = filter.limit.saturating_add(1);
     loop {
-        let rows = fetch_keys(pool, fitting(filter), asked).await?;
+        let rows = fetch_keys(pool, matching_keys(filter), asked).await?;
         if let Some(page) = listing::page(rows, filter.limit, asked) {
             return Ok(page);
         }
@@ -59,10 +59,15 @@ pub(super) async fn page(pool: &SqlitePool, filter: &KeyFilter) -> Result<KeyPag
     }
 }
 
-/// The beginning of [`fetch_keys`]' query for the keys that fit.
-fn fitting(filter: &KeyFilter) -> QueryBuilder<Sqlite> {
-    let mut query = selected_keys();
-    query.push("TRUE");
+/// The beginning of [`fetch_keys`]' query for the keys that fit `filter`.
+pub(super) fn matching_keys(filter: &KeyFilter) -> QueryBuilder<Sqlite> {
+    let mut query = selected_keys(index(filter));
+    query.push("id < ");
+    match filter.after {
+        Some(after) => query.push_bind(after.to_string()),
+        // To SQLite every text is below every blob.
+        None => query.push("x''"),
+    };
     if let Some(owner) = &filter.owner {
         query.push(" AND owner = ").push_bind(owner.clone());
     }
@@ -74,10 +79,26 @@ fn fitting(filter: &KeyFilter) -> QueryBuilder<Sqlite> {
     if let Some((status, now)) = filter.status {
         push_status(&mut query, status, now);
     }
-    if let Some(after) = filter.after {
-        query.push(" AND id < ").push_bind(after.to_string());
-    }
     query
+}
+
+/// The index in whose order a page is read; none for that of the ids themselves.
+///
+/// It is named in the statement. The planner would choose by the statistics of the application's
+/// database, and a wrong choice sorts the whole table for each page.
+fn index(filter: &KeyFilter) -> Option<&'static str> {
+    let status = filter.status.map(|(status, _)| status);
+    match (&filter.owner, &filter.environment, status) {
+        (Some(_), ..) => Some("tower_api_key_keys_by_owner"),
+        (None, _, Some(KeyStatus::Revoked)) => Some("tower_api_key_keys_revoked"),
+        (None, _, Some(KeyStatus::Expired)) => Some("tower_api_key_keys_with_end"),
+        (None, _, Some(KeyStatus::Disabled)) => Some("tower_api_key_keys_disabled"),
+        (None, Some(_), Some(KeyStatus::Active) | None) => {
+            Some("tower_api_key_keys_by_environment")
+        }
+        (None, None, Some(KeyStatus::Active)) => Some("tower_api_key_keys_enabled"),
+        (None, None, None) => None,
+    }
 }
 
 /// The same order of precedence as [`KeyRecord::status`](crate::record::KeyRecord::status).
@@ -94,13 +115,22 @@ fn push_status(query: &mut QueryBuilder<Sqlite>, status: KeyStatus, now: Timesta
     query
         .push("(expires_at IS NULL OR expires_at > ")
         .push_bind(micros(now))
-        .push(") AND enabled = ")
-        .push_bind(status == KeyStatus::Active);
+        // A constant, by which SQLite knows the index that has only such keys.
+        .push(match status {
+            KeyStatus::Active => ") AND enabled = 1",
+            _ => ") AND enabled = 0",
+        });
 }
 
 /// The beginning of [`fetch_keys`]' query, to be followed by a condition on the key.
-fn selected_keys() -> QueryBuilder<Sqlite> {
-    QueryBuilder::new("WITH selected AS MATERIALIZED (SELECT * FROM tower_api_key_keys WHERE ")
+fn selected_keys(index: Option<&str>) -> QueryBuilder<Sqlite> {
+    let mut query =
+        QueryBuilder::new("WITH selected AS MATERIALIZED (SELECT * FROM tower_api_key_keys");
+    if let Some(index) = index {
+        query.push(" INDEXED BY ").push(index);
+    }
+    query.push(" WHERE ");
+    query
 }
 
 /// At most `limit` keys of those that `query` selects, newest first, with their credentials.
@@ -109,6 +139,22 @@ async fn fetch_keys(
     mut query: QueryBuilder<Sqlite>,
     limit: usize,
 ) -> Result<Vec<Listed>, StoreError> {
+    complete(&mut query, limit);
+    let rows = query
+        .build()
+        .fetch_all(pool)
+        .await
+        .map_err(StoreError::unavailable)?;
+    let keys = rows.chunk_by(|row, next| id_text(row) == id_text(next));
+    let listed = keys.map(|rows| Listed {
+        id: id_text(&rows[0]),
+        key: key_of(rows),
+    });
+    Ok(listed.collect())
+}
+
+/// The rest of [`fetch_keys`]' query.
+pub(super) fn complete(query: &mut QueryBuilder<Sqlite>, limit: usize) {
     query
         .push(" ORDER BY id DESC LIMIT ")
         .push_bind(saturating(limit))
@@ -123,17 +169,6 @@ LEFT JOIN tower_api_key_credentials AS c USING (key_row)
 LEFT JOIN tower_api_key_credits AS b USING (key_row)
 ORDER BY k.id DESC, c.position",
         );
-    let rows = query
-        .build()
-        .fetch_all(pool)
-        .await
-        .map_err(StoreError::unavailable)?;
-    let keys = rows.chunk_by(|row, next| id_text(row) == id_text(next));
-    let listed = keys.map(|rows| Listed {
-        id: id_text(&rows[0]),
-        key: key_of(rows),
-    });
-    Ok(listed.collect())
 }
 
 /// The key of `rows`, one for each of its credentials, or one without where it has none left.

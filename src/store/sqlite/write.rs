@@ -5,7 +5,7 @@ use sqlx::{Sqlite, SqliteConnection, SqlitePool, Transaction};
 
 use super::credits;
 use crate::key::KeyDigest;
-use crate::record::{Credential, KeyEvent, KeyId, KeyRecord, UsageDelta};
+use crate::record::{Credential, KeyEvent, KeyId, KeyRecord, UsageBatch};
 use crate::store::sql::columns::{micros, saturating};
 use crate::store::{KeyChange, StoreError};
 
@@ -21,7 +21,7 @@ pub(super) async fn insert(
     credential: &Credential,
     event: &KeyEvent,
 ) -> Result<(), StoreError> {
-    let mut transaction = begin(pool).await?;
+    let mut transaction = begin_change(pool).await?;
     let key_row = sqlx::query(INSERT_KEY)
         .bind(record.id.to_string())
         .bind(version(record.version)?)
@@ -44,7 +44,7 @@ pub(super) async fn insert(
     insert_credential(&mut transaction, key_row, credential, record.id).await?;
     credits::set(&mut transaction, key_row, record, event.at).await?;
     insert_event(&mut transaction, key_row, event).await?;
-    commit(transaction).await
+    commit_change(transaction).await
 }
 
 /// The key's prefix, environment and time of creation stay as they are.
@@ -62,7 +62,7 @@ WHERE key_row = ?2 AND (expires_at IS NULL OR expires_at > ?1)";
 
 pub(super) async fn apply(pool: &SqlitePool, change: &KeyChange) -> Result<bool, StoreError> {
     let record = &change.record;
-    let mut transaction = begin(pool).await?;
+    let mut transaction = begin_change(pool).await?;
     let updated: Option<i64> = sqlx::query_scalar(UPDATE_KEY)
         .bind(version(record.version)?)
         .bind(&record.name)
@@ -96,7 +96,7 @@ pub(super) async fn apply(pool: &SqlitePool, change: &KeyChange) -> Result<bool,
     }
     credits::change(&mut transaction, key_row, record, change.event.at).await?;
     insert_event(&mut transaction, key_row, &change.event).await?;
-    commit(transaction).await?;
+    commit_change(transaction).await?;
     Ok(true)
 }
 
@@ -193,16 +193,16 @@ FROM (
 WHERE c.digest = used.digest AND c.key_row = used.key_row
   AND (c.last_used_at IS NULL OR c.last_used_at < used.at)";
 
+const REMEMBER_BATCH: &str =
+    "INSERT INTO tower_api_key_usage_batches (id) VALUES (?) ON CONFLICT (id) DO NOTHING";
+
 /// The batch goes over as one JSON text, so that thousands of deltas hold the write lock for
 /// milliseconds and a revocation need not wait for them.
-pub(super) async fn record_usage(
-    pool: &SqlitePool,
-    batch: &[UsageDelta],
-) -> Result<(), StoreError> {
-    if batch.is_empty() {
+pub(super) async fn record_usage(pool: &SqlitePool, batch: &UsageBatch) -> Result<(), StoreError> {
+    if batch.deltas.is_empty() {
         return Ok(());
     }
-    let deltas = batch.iter().map(|delta| {
+    let deltas = batch.deltas.iter().map(|delta| {
         json!({
             "key": delta.key,
             "credential": delta.credential,
@@ -214,6 +214,14 @@ pub(super) async fn record_usage(
     });
     let deltas = deltas.collect::<Value>().to_string();
     let mut transaction = begin(pool).await?;
+    let remembered = sqlx::query(REMEMBER_BATCH)
+        .bind(batch.id.to_string())
+        .execute(&mut *transaction)
+        .await
+        .map_err(StoreError::unavailable)?;
+    if remembered.rows_affected() == 0 {
+        return Ok(());
+    }
     for statement in [ADD_USAGE, MOVE_LAST_USED] {
         sqlx::query(statement)
             .bind(&deltas)
@@ -221,6 +229,30 @@ pub(super) async fn record_usage(
             .await
             .map_err(StoreError::unavailable)?;
     }
+    commit(transaction).await
+}
+
+/// Begins a transaction in which the store changes keys. The triggers raise no version in it: a
+/// [`KeyChange`] has the new version already.
+pub(super) async fn begin_change(
+    pool: &SqlitePool,
+) -> Result<Transaction<'static, Sqlite>, StoreError> {
+    let mut transaction = begin(pool).await?;
+    sqlx::query("INSERT OR IGNORE INTO tower_api_key_applying VALUES (1)")
+        .execute(&mut *transaction)
+        .await
+        .map_err(StoreError::unavailable)?;
+    Ok(transaction)
+}
+
+/// Commits what [`begin_change`] began.
+pub(super) async fn commit_change(
+    mut transaction: Transaction<'static, Sqlite>,
+) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM tower_api_key_applying")
+        .execute(&mut *transaction)
+        .await
+        .map_err(StoreError::unavailable)?;
     commit(transaction).await
 }
 

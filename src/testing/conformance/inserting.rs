@@ -11,7 +11,7 @@ use super::sample::{
 };
 use crate::limit::{RateLimit, RateLimits};
 use crate::record::{
-    Credential, CreditPlan, Credits, EventAction, Key, KeyRecord, Refill, UsageDelta,
+    Credential, CreditPlan, Credits, EventAction, Key, KeyRecord, Refill, UsageBatch, UsageDelta,
 };
 use crate::scope::{Scope, ScopeSet};
 use crate::store::{StoreError, StoreErrorKind};
@@ -147,7 +147,8 @@ pub(super) async fn times_are_kept_to_the_microsecond(store: Store) {
             denied: 0,
             last_used_at: None,
         };
-        store.record_usage(&[used]).await.expect(CONTRACT);
+        let batch = UsageBatch::new(vec![used]);
+        store.record_usage(&batch).await.expect(CONTRACT);
         let used = store
             .usage(record.id, time, Timestamp::MAX)
             .await

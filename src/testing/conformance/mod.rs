@@ -73,6 +73,7 @@ pub async fn check<S: KeyRepository>(fresh: impl AsyncFn() -> S) {
     listing::every_filter_pages_through_all_that_fit(store().await).await;
 
     using::counts_add_up(store().await).await;
+    using::a_batch_that_is_given_again_counts_once(store().await).await;
     using::last_use_never_moves_back(store().await).await;
     using::what_does_not_exist_is_passed_over(store().await).await;
     using::a_range_is_half_open(store().await).await;

@@ -1,10 +1,13 @@
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Barrier;
 
 use super::Store;
 use super::sample::{
-    NOW, apply, change, credential, events, find, insert, key, record, seconds_from_now,
+    NOW, abandon, apply, change, credential, events, find, insert, key, record, seconds_from_now,
 };
-use crate::record::{Credential, EventAction, Key, KeyId, UsageBucket, UsageDelta};
+use crate::record::{Credential, EventAction, Key, KeyId, UsageBatch, UsageBucket, UsageDelta};
 use crate::store::EventPage;
 
 const ANSWERS: &str = "KeyRepository::usage: a lookup has an answer";
@@ -71,6 +74,71 @@ pub(super) async fn counts_add_up(store: Store) {
     );
 }
 
+pub(super) async fn a_batch_that_is_given_again_counts_once(store: Store) {
+    const CONTRACT: &str = "KeyRepository contract 9: a batch of use counts once";
+    const TASKS: usize = 8;
+    let key = insert(&store, record()).await;
+    let (id, credential) = (key.record.id, &key.credentials[0]);
+    let delta = UsageDelta {
+        last_used_at: Some(NOW),
+        ..used(id, credential, 0, 3, 1)
+    };
+    let give = async |batch: &UsageBatch| store.record_usage(batch).await.expect(CONTRACT);
+    let batch = UsageBatch::new(vec![delta, used(id, credential, 1, 0, 2)]);
+    for _ in 0..3 {
+        give(&batch).await;
+        let counted = [bucket(0, 3, 1), bucket(1, 0, 2)];
+        assert_eq!(usage(&store, id).await, counted, "{CONTRACT}");
+    }
+    // The same counts are another batch's as well.
+    let other = UsageBatch::new(vec![delta]);
+    give(&other).await;
+    give(&batch).await;
+    give(&other).await;
+    let counted = [bucket(0, 6, 2), bucket(1, 0, 2)];
+    assert_eq!(
+        usage(&store, id).await,
+        counted,
+        "{CONTRACT}, and by its id, not by what is in it"
+    );
+
+    // A caller that has given up asks again while the first call is still at work.
+    let at_once = UsageBatch::new(vec![used(id, credential, 2, 1, 1)]);
+    let barrier = Arc::new(Barrier::new(TASKS));
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|_| {
+            let (store, batch, barrier) = (store.clone(), at_once.clone(), barrier.clone());
+            tokio::spawn(async move {
+                barrier.wait().await;
+                store.record_usage(&batch).await.expect(CONTRACT);
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await
+            .expect("KeyRepository::record_usage: it does not panic");
+    }
+    assert_eq!(
+        usage(&store, id).await.pop(),
+        Some(bucket(2, 1, 1)),
+        "{CONTRACT}, also of concurrent calls"
+    );
+
+    // Abandoned at any point, and given again.
+    for polls in (0..12).map(|power| 1 << power) {
+        let before = usage(&store, id).await.pop().expect(CONTRACT);
+        let batch = UsageBatch::new(vec![used(id, credential, 2, 1, 0)]);
+        abandon(store.record_usage(&batch), polls).await;
+        give(&batch).await;
+        let after = usage(&store, id).await.pop();
+        assert_eq!(
+            after,
+            Some(bucket(2, before.allowed + 1, 1)),
+            "{CONTRACT}, also after a call that was dropped"
+        );
+    }
+}
+
 pub(super) async fn last_use_never_moves_back(store: Store) {
     const CONTRACT: &str = "KeyRepository::record_usage: `last_used_at` moves forwards, never back";
     let key = insert_rotated(&store).await;
@@ -133,7 +201,7 @@ pub(super) async fn what_does_not_exist_is_passed_over(store: Store) {
         at(used(other.record.id, &credential(), 0, 0, 0)),
         used(id, known, 1, 5, 6),
     ];
-    let recorded = store.record_usage(&batch).await;
+    let recorded = store.record_usage(&UsageBatch::new(batch.to_vec())).await;
     assert!(recorded.is_ok(), "{CONTRACT}: {recorded:?}");
     assert_eq!(
         usage(&store, id).await,
@@ -287,7 +355,7 @@ async fn insert_rotated(store: &Store) -> Key {
 }
 
 async fn record_usage(store: &Store, batch: &[UsageDelta]) {
-    let recorded = store.record_usage(batch).await;
+    let recorded = store.record_usage(&UsageBatch::new(batch.to_vec())).await;
     recorded.expect("KeyRepository::record_usage: use is recorded");
 }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tower_api_key::{
     ApiKeys, Credential, CreditBalance, CreditGrant, CreditReturn, EventCursor, EventPage, Key,
     KeyChange, KeyDigest, KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore,
-    MemoryStore, StoreError, StoredKey, UsageBucket, UsageDelta,
+    MemoryStore, StoreError, StoredKey, UsageBatch, UsageBucket,
 };
 
 use super::clock;
@@ -81,7 +81,7 @@ impl KeyRepository for Overtaken {
         self.inner.list(filter).await
     }
 
-    async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
+    async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         self.inner.record_usage(batch).await
     }
 

@@ -8,7 +8,8 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use tower_api_key::{
-    ApiKeys, Attempt, KeyFormat, KeyRepository, KeyStore, Requirements, UsageDelta, admin,
+    ApiKeys, Attempt, KeyFormat, KeyRepository, KeyStore, Requirements, UsageBatch, UsageDelta,
+    admin,
 };
 
 use super::{Said, Shell};
@@ -337,7 +338,10 @@ async fn use_is_added_up_by_the_hour_and_the_day() {
         denied: 1,
         last_used_at: None,
     });
-    store.record_usage(&deltas).await.unwrap();
+    store
+        .record_usage(&UsageBatch::new(deltas.into()))
+        .await
+        .unwrap();
     let usage = |more: &[&str]| {
         let period = [
             "usage",

@@ -1,11 +1,14 @@
 //! What `PostgresStore` promises beyond the contracts.
 
 mod bus;
+mod listings;
 mod notifications;
 mod opening;
 mod outages;
 mod replicas;
 mod rows;
+mod standby;
+mod versions;
 mod writing;
 
 use std::str::FromStr;

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use sqlx::postgres::PgListener;
 use tokio::time::timeout;
 use tower_api_key::{
-    ApiKeys, Key, KeyDigest, KeyId, KeyRepository, KeyUpdate, NewKey, PostgresStore, UsageDelta,
+    ApiKeys, Key, KeyDigest, KeyId, KeyRepository, KeyUpdate, NewKey, PostgresStore, UsageBatch,
+    UsageDelta,
 };
 
 use super::{Database, update};
@@ -145,7 +146,10 @@ async fn use_is_not_told() {
             denied: 0,
             last_used_at: Some(Timestamp::from_second(hour * 3_600).unwrap()),
         };
-        told.store.record_usage(&[used]).await.unwrap();
+        told.store
+            .record_usage(&UsageBatch::new(vec![used]))
+            .await
+            .unwrap();
     }
     let stored = told.store.get(key.record.id).await.unwrap().unwrap();
     assert!(stored.last_used_at().is_some());

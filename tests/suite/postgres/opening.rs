@@ -2,9 +2,12 @@
 
 use std::error::Error;
 
+use jiff::Timestamp;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Executor, PgPool};
-use tower_api_key::{KeyRepository, KeyStore, PostgresStore, StoreErrorKind};
+use tower_api_key::{
+    KeyRepository, KeyStore, PostgresStore, StoreErrorKind, UsageBatch, UsageDelta,
+};
 
 use super::{Database, update, url, url_of, with_parameter};
 use crate::support::insert;
@@ -258,6 +261,27 @@ async fn a_role_that_may_only_read_and_write_can_open_what_exists() {
     let store = database.builder().with_pool(pool.clone()).await.unwrap();
     let key = insert(&store).await;
     assert!(store.apply(&update(&key)).await.unwrap());
+    let used = UsageDelta {
+        key: key.record.id,
+        credential: key.credentials[0].digest,
+        hour: Timestamp::UNIX_EPOCH,
+        allowed: 1,
+        denied: 0,
+        last_used_at: Some(Timestamp::UNIX_EPOCH),
+    };
+    // The ids of old batches go, though the role may not delete them.
+    let older = "INSERT INTO {schema}.usage_batches VALUES
+                 ('old', now() - interval '25 hours'), ('new', now() - interval '23 hours')";
+    database.execute(older).await.unwrap();
+    let batch = UsageBatch::new(vec![used]);
+    store.record_usage(&batch).await.unwrap();
+    let ids = format!("SELECT id FROM \"{}\".usage_batches", database.schema);
+    let mut ids: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(ids))
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+    ids.sort();
+    assert_eq!(ids, [batch.id.to_string(), "new".to_owned()]);
     pool.close().await;
     database
         .execute("DROP OWNED BY tower_api_key_reader_and_writer; DROP ROLE tower_api_key_reader_and_writer")

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Executor};
 use tower_api_key::testing::conformance;
 use tower_api_key::{
-    KeyDigest, KeyFilter, KeyRepository, KeyStore, StoreError, StoreErrorKind, UsageDelta,
+    KeyDigest, KeyFilter, KeyRepository, KeyStore, StoreError, StoreErrorKind, UsageBatch,
+    UsageDelta,
 };
 
 use super::{Database, update};
@@ -26,7 +27,7 @@ BEGIN
     FOR c IN SELECT attrelid::regclass AS name, attname FROM pg_attribute
              JOIN pg_class ON pg_class.oid = attrelid
              WHERE relnamespace = '{schema}'::regnamespace AND relkind = 'r'
-               AND relname <> 'migrations' AND attnum > 0 AND attnotnull AND attidentity = ''
+               AND relname NOT IN ('migrations', 'usage_batches') AND attnum > 0 AND attnotnull AND attidentity = ''
                AND attname NOT IN ('digest', 'key_row', 'hour')
     LOOP
         EXECUTE format('ALTER TABLE %s ALTER %I DROP NOT NULL', c.name, c.attname);
@@ -108,7 +109,10 @@ async fn rows_beside_the_key_that_cannot_be_read_name_it_too() {
         denied: 1,
         last_used_at: None,
     };
-    store.record_usage(&[used]).await.unwrap();
+    store
+        .record_usage(&UsageBatch::new(vec![used]))
+        .await
+        .unwrap();
 
     for (damage, is_usage) in [
         ("usage SET allowed = -1", true),

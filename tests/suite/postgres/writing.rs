@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Barrier;
-use tower_api_key::{Key, KeyDigest, KeyRepository, UsageDelta};
+use tower_api_key::{Key, KeyDigest, KeyRepository, UsageBatch, UsageDelta};
 
 use super::{Database, update};
 use crate::support::insert;
@@ -74,7 +74,7 @@ async fn batches_of_several_instances_wait_for_each_other_and_add_up() {
                         let text = format!("{task} {batch} {:?}", delta.key);
                         *KeyDigest::sha256(&text).as_bytes()
                     });
-                    store.record_usage(&deltas).await.unwrap();
+                    store.record_usage(&UsageBatch::new(deltas)).await.unwrap();
                 }
             })
         })
@@ -114,7 +114,10 @@ async fn a_batch_and_a_rotation_wait_for_each_other() {
     let flushes = tokio::spawn(async move {
         for batch in 0..ROUNDS {
             let deltas = used(&key, batch.into());
-            flushing.record_usage(&deltas).await.unwrap();
+            flushing
+                .record_usage(&UsageBatch::new(deltas))
+                .await
+                .unwrap();
         }
     });
     let mut change = update(&rotated);
