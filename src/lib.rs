@@ -161,7 +161,7 @@ pub use record::{
     KeyView, Refill, RefillEvery, UnknownAction, UsageBucket, UsageDelta,
 };
 pub use registry::{
-    ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,
+    ApiKeys, Builder, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey, ShutdownError,
 };
 pub use requirements::{LimitBy, Requirements};
 pub use scope::{InvalidScope, Scope, ScopeSet};

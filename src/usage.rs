@@ -123,6 +123,22 @@ impl UsageRecorder {
         Ok(())
     }
 
+    /// Returns how many counted requests are not written, once a flush that ends has given back its batch.
+    pub(crate) async fn unwritten(&self) -> u64 {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let _ended = tokio::time::timeout(PATIENCE, self.writing.lock()).await;
+        let gathered = self.gathered();
+        let of = |delta: &UsageDelta| delta.allowed.saturating_add(delta.denied);
+        let deltas: u64 = gathered.deltas.values().map(of).sum();
+        let keys = gathered.keys.clone();
+        drop(gathered);
+        let cells = keys.iter().map(|key| {
+            let pending = key.usage.pending();
+            pending.allowed.saturating_add(pending.denied)
+        });
+        deltas.saturating_add(cells.sum())
+    }
+
     /// Empties the cells.
     fn take(&self) -> Vec<UsageDelta> {
         let keys = std::mem::take(&mut self.gathered().keys);

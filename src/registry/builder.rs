@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ApiKeys;
-use super::flush::flush_regularly;
+use super::flush::Flusher;
 use crate::cache::{CacheConfig, KeyCache};
 use crate::clock::{Clock, SystemClock};
 use crate::credits::Accounts;
@@ -191,12 +191,11 @@ impl<S: KeyRepository> Builder<S> {
             .settings
             .into_verifier(store, Some(usage), Some(accounts));
         let parts = Arc::downgrade(&verifier.parts);
-        let flusher = flush_regularly(parts, Arc::downgrade(&repository), interval);
-        let flusher = Arc::new(tokio::spawn(flusher).abort_handle());
+        let flusher = Flusher::start(parts, Arc::downgrade(&repository), interval);
         ApiKeys {
             repository,
             verifier,
-            flusher,
+            flusher: Arc::new(flusher),
             actor: None,
         }
     }
