@@ -4,6 +4,7 @@ mod bus;
 mod notifications;
 mod opening;
 mod outages;
+mod pooler;
 mod replicas;
 mod rows;
 mod writing;
