@@ -3,4 +3,5 @@
 pub(super) mod batch;
 pub(super) mod columns;
 pub(super) mod credits;
+pub(super) mod deadline;
 pub(super) mod migrations;

@@ -11,11 +11,13 @@ mod write;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::SqlitePool;
 
+use super::sql::deadline::within;
 use super::{
     KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore, StoreError, StoredKey,
 };
@@ -25,6 +27,13 @@ use crate::record::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
     UsageBucket, UsageDelta,
 };
+
+/// Time limit of a call, for a disk that does not answer. SQLite itself waits for another process's lock,
+/// for five seconds.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The same for a batch of new keys.
+const BATCH_DEADLINE: Duration = Duration::from_mins(3);
 
 /// Keys in an SQLite database. Clones share the connections.
 ///
@@ -55,7 +64,8 @@ impl SqliteStore {
     /// or `sqlite::memory:` for a database that lives as long as this store and its clones.
     ///
     /// A file is put into WAL mode and synchronized on every commit. A write that another process
-    /// blocks for five seconds fails.
+    /// blocks for five seconds fails, and so does a call that the disk has not answered after thirty, or
+    /// after three minutes for a batch of new keys.
     ///
     /// # Errors
     ///
@@ -121,7 +131,7 @@ impl fmt::Debug for SqliteStore {
 #[async_trait]
 impl KeyStore for SqliteStore {
     async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
-        read::find(&self.readers, digest).await
+        within(DEADLINE, read::find(&self.readers, digest)).await
     }
 
     fn bus(&self) -> Option<Arc<dyn InvalidationBus>> {
@@ -138,27 +148,31 @@ impl KeyRepository for SqliteStore {
         credential: &Credential,
         event: &KeyEvent,
     ) -> Result<(), StoreError> {
-        write::insert(&self.writer, record, credential, event).await
+        within(
+            DEADLINE,
+            write::insert(&self.writer, record, credential, event),
+        )
+        .await
     }
 
     async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
-        batch::insert(&self.writer, batch).await
+        within(BATCH_DEADLINE, batch::insert(&self.writer, batch)).await
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
-        read::key(&self.readers, id).await
+        within(DEADLINE, read::key(&self.readers, id)).await
     }
 
     async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
-        read::page(&self.readers, filter).await
+        within(DEADLINE, read::page(&self.readers, filter)).await
     }
 
     async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
-        write::apply(&self.writer, change).await
+        within(DEADLINE, write::apply(&self.writer, change)).await
     }
 
     async fn record_usage(&self, batch: &[UsageDelta]) -> Result<(), StoreError> {
-        write::record_usage(&self.writer, batch).await
+        within(DEADLINE, write::record_usage(&self.writer, batch)).await
     }
 
     async fn usage(
@@ -167,11 +181,11 @@ impl KeyRepository for SqliteStore {
         from: Timestamp,
         to: Timestamp,
     ) -> Result<Vec<UsageBucket>, StoreError> {
-        read::usage(&self.readers, id, from, to).await
+        within(DEADLINE, read::usage(&self.readers, id, from, to)).await
     }
 
     async fn events(&self, id: KeyId, limit: usize) -> Result<Vec<KeyEvent>, StoreError> {
-        read::events(&self.readers, id, limit).await
+        within(DEADLINE, read::events(&self.readers, id, limit)).await
     }
 
     async fn take_credits(
@@ -181,20 +195,24 @@ impl KeyRepository for SqliteStore {
         at_most: u64,
         now: Timestamp,
     ) -> Result<Option<CreditGrant>, StoreError> {
-        credits::take(&self.writer, id, at_least, at_most, now).await
+        within(
+            DEADLINE,
+            credits::take(&self.writer, id, at_least, at_most, now),
+        )
+        .await
     }
 
     async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
         if returns.is_empty() {
             return Ok(());
         }
-        credits::give_back(&self.writer, returns).await
+        within(DEADLINE, credits::give_back(&self.writer, returns)).await
     }
 
     async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        credits::balances(&self.readers, ids).await
+        within(DEADLINE, credits::balances(&self.readers, ids)).await
     }
 }

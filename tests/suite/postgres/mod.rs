@@ -7,6 +7,7 @@ mod outages;
 mod pooler;
 mod replicas;
 mod rows;
+mod silences;
 mod writing;
 
 use std::str::FromStr;
