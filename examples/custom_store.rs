@@ -15,6 +15,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
@@ -40,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("{:?} may read orders", verified.principal().name());
 
     // Its use is in memory until now.
-    keys.shutdown().await?;
+    keys.shutdown(Duration::from_secs(10)).await?;
     let known = keys.list(&KeyFilter::default()).await?.keys;
     println!("{} has these keys:", path.display());
     for key in known {

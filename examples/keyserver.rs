@@ -9,7 +9,8 @@
 //! ```
 //!
 //! `LISTEN`, `DATABASE_URL`, `REDIS_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what
-//! it logs. Further features make more of it:
+//! it logs. At Ctrl-C or SIGTERM it finishes what is in flight, for `DRAIN_SECONDS` at most (10), and writes
+//! the gathered use. Further features make more of it:
 //!
 //! - `postgres`: a `DATABASE_URL` of `postgres://…`;
 //! - `redis`: `REDIS_URL`, by which several servers count limits together and tell each other of
@@ -29,6 +30,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{env, io, iter};
 
 use axum::http::StatusCode;
@@ -36,6 +38,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 #[cfg(feature = "postgres")]
 use tower_api_key::PostgresStore;
 use tower_api_key::{
@@ -70,6 +74,7 @@ async fn serve() -> Result<(), Error> {
         database,
         redis,
         failed_attempts,
+        drain,
     } = Config::from_env()?;
     let stopped = stop_signal()?;
     // Before the first key is made: nobody would see it if the port were taken.
@@ -99,12 +104,45 @@ async fn serve() -> Result<(), Error> {
     let app = app(&keys);
     #[cfg(feature = "metrics")]
     let app = app.route("/metrics", metrics);
+    serve_until(stopped, drain, listener, app).await?;
+    keys.shutdown(SHUTDOWN)
+        .await
+        .map_err(|error| with_causes(&error).into())
+}
+
+/// Time for the store to write the gathered use. With the draining it stays below the thirty seconds that
+/// orchestrators usually grant.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// Serves until `stopped`, and for `drain` at most to finish what is in flight then. A client that has sent
+/// half a request would otherwise hold the server up for as long as it likes.
+async fn serve_until(
+    stopped: impl Future<Output = ()> + Send + 'static,
+    drain: Duration,
+    listener: TcpListener,
+    app: Router,
+) -> io::Result<()> {
+    let (draining, begun) = oneshot::channel();
+    let stopped = async move {
+        stopped.await;
+        // Nobody listens any more when the server has failed.
+        _ = draining.send(());
+    };
     let service = app.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service)
-        .with_graceful_shutdown(stopped)
-        .await?;
-    keys.shutdown().await?;
-    Ok(())
+    let server = axum::serve(listener, service).with_graceful_shutdown(stopped);
+    let overdue = async {
+        match begun.await {
+            Ok(()) => sleep(drain).await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = server => ended,
+        () = overdue => {
+            tracing::warn!("connections are still open after {drain:?} and are cut off");
+            Ok(())
+        }
+    }
 }
 
 /// The store that a URL names, whichever it is.
@@ -235,6 +273,7 @@ struct Config {
     database: String,
     redis: Option<String>,
     failed_attempts: RateLimit,
+    drain: Duration,
 }
 
 impl Config {
@@ -250,7 +289,12 @@ impl Config {
                 .into());
             }
         };
+        let drain = variable("DRAIN_SECONDS")?.unwrap_or_else(|| "10".into());
+        let seconds = drain
+            .parse::<u32>()
+            .map_err(|_| format!("DRAIN_SECONDS={drain}: a number of seconds is needed"))?;
         Ok(Self {
+            drain: Duration::from_secs(seconds.into()),
             listen: variable("LISTEN")?.unwrap_or_else(|| "127.0.0.1:3000".into()),
             database,
             redis: variable("REDIS_URL")?,

@@ -1,10 +1,11 @@
 # shellcheck shell=bash
 # Redis and PostgreSQL for the tests: those that REDIS_URL and DATABASE_URL name, or throwaway
-# ones that listen on the loopback interface only. To be sourced, after tools.sh; the caller
-# calls stop_servers when it ends.
+# ones that listen on the loopback interface only, and a PgBouncer before it. To be sourced, after
+# tools.sh; the caller calls stop_servers when it ends.
 
 servers_dir=
 redis_pid=
+pgbouncer_pid=
 postgres_bin=
 
 # Sets and exports REDIS_URL.
@@ -46,8 +47,34 @@ provide_postgres() {
   fail "PostgreSQL does not start, as its log above says: set DATABASE_URL to one that runs"
 }
 
+# provide_pgbouncer MODE SETTING...: a PgBouncer in that pool_mode, before the PostgreSQL of DATABASE_URL.
+# Sets PGBOUNCER_URL, which names the same database.
+provide_pgbouncer() {
+  need_pgbouncer
+  make_servers_dir
+  mkdir "$servers_dir/pgbouncer"
+  if ((EUID == 0)); then chown "$(postgres_user)" "$servers_dir/pgbouncer"; fi
+  local port address=${DATABASE_URL#*://}
+  local path=${address#*/} authority=${address%%/*}
+  for port in $(some_ports); do
+    if start_pgbouncer "$port" "$authority" "pool_mode=$1" "${@:2}"; then
+      # Every user is let in, and the server knows them by the authority above.
+      PGBOUNCER_URL="postgres://pooled@127.0.0.1:$port/$path"
+      return
+    fi
+  done
+  cat "$servers_dir/pgbouncer/log" >&2
+  fail "PgBouncer does not start, as its log above says"
+}
+
 # Stops what was started and removes its data. Does nothing the second time.
 stop_servers() {
+  if [[ -n $pgbouncer_pid ]]; then
+    # The process is a shell, which waits for the program.
+    kill -KILL "$(<"$servers_dir/pgbouncer/pid")" 2>/dev/null || true
+    wait "$pgbouncer_pid" 2>/dev/null || true
+    pgbouncer_pid=
+  fi
   if [[ -n $redis_pid ]]; then
     kill -KILL "$redis_pid" 2>/dev/null || true
     wait "$redis_pid" 2>/dev/null || true
@@ -116,12 +143,47 @@ restart_postgres() {
     -l "$servers_dir/postgres/log" </dev/null >/dev/null 2>&1
 }
 
-# Runs one of PostgreSQL's programs. They refuse to run as root, so root steps down first. In a
+# start_pgbouncer PORT AUTHORITY SETTING...: starts the server in the background and waits until it is ready.
+start_pgbouncer() {
+  local dir=$servers_dir/pgbouncer user=${2%@*} host=${2##*@} password=
+  if [[ $2 != *@* ]]; then user=postgres; fi
+  if [[ $user == *:* ]]; then password="password='$(url_decoded "${user#*:}")'"; fi
+  cat >"$dir/pgbouncer.ini" <<INI
+[databases]
+* = host=${host%:*} port=${host##*:} user='$(url_decoded "${user%%:*}")' $password
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = $1
+unix_socket_dir =
+pidfile = $dir/pid
+auth_type = any
+ignore_startup_parameters = options,extra_float_digits
+$(printf '%s\n' "${@:3}")
+INI
+  : >"$dir/log"
+  if ((EUID == 0)); then chown -R "$(postgres_user)" "$dir"; fi
+  unprivileged pgbouncer "$dir/pgbouncer.ini" </dev/null >"$dir/log" 2>&1 &
+  pgbouncer_pid=$!
+  until grep -q 'process up' "$dir/log"; do
+    if ! kill -0 "$pgbouncer_pid" 2>/dev/null; then
+      pgbouncer_pid=
+      return 1
+    fi
+    sleep 0.05
+  done
+}
+
+url_decoded() {
+  printf '%b' "${1//%/\\x}"
+}
+
+# Runs a program of PostgreSQL, or PgBouncer. They refuse to run as root, so root steps down first. In a
 # subshell, which may change its directory.
 unprivileged() (
-  local program=("$postgres_bin/$1" "${@:2}") user
+  local program=("$1" "${@:2}") user
+  if [[ -x $postgres_bin/$1 ]]; then program[0]=$postgres_bin/$1; fi
   # The user may not be allowed to be in the current one.
-  cd "$servers_dir/postgres" || return
+  cd "$servers_dir" || return
   if ((EUID != 0)); then
     "${program[@]}"
   else

@@ -44,6 +44,15 @@ find_chromium() {
   return 1
 }
 
+# The pooler of the tests of notifications.
+need_pgbouncer() {
+  # Debian keeps it out of the path of everybody but root.
+  PATH=$PATH:/usr/sbin
+  if command -v pgbouncer >/dev/null; then return; fi
+  apt_install pgbouncer || true
+  command -v pgbouncer >/dev/null || fail "PgBouncer is missing: install pgbouncer"
+}
+
 # Installs packages; fails where there is no apt-get or no right to use it.
 apt_install() {
   command -v apt-get >/dev/null || return 1

@@ -164,6 +164,7 @@ pub use record::{
 };
 pub use registry::{
     ApiKeys, Builder, Changed, Issued, KeyError, KeyErrorKind, KeyImport, KeyUpdate, NewKey,
+    ShutdownError,
 };
 pub use requirements::{LimitBy, Requirements};
 pub use scope::{InvalidScope, Scope, ScopeSet};

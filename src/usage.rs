@@ -133,6 +133,30 @@ impl UsageRecorder {
         Ok(())
     }
 
+    /// Returns how many counted requests are not written, once a flush that ends has let go of its batch.
+    /// A batch without an answer counts as not written, although the store may have it.
+    pub(crate) async fn unwritten(&self) -> u64 {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        let of = |delta: &UsageDelta| delta.allowed.saturating_add(delta.denied);
+        let unanswered = tokio::time::timeout(PATIENCE, self.unanswered.lock()).await;
+        let unanswered: u64 = unanswered
+            .iter()
+            .flat_map(|batch| batch.iter().flat_map(|batch| &batch.deltas))
+            .map(of)
+            .sum();
+        let gathered = self.gathered();
+        let deltas: u64 = gathered.deltas.values().map(of).sum();
+        let keys = gathered.keys.clone();
+        drop(gathered);
+        let cells = keys.iter().map(|key| {
+            let pending = key.usage.pending();
+            pending.allowed.saturating_add(pending.denied)
+        });
+        unanswered
+            .saturating_add(deltas)
+            .saturating_add(cells.sum())
+    }
+
     /// Empties the cells.
     fn take(&self) -> Vec<UsageDelta> {
         let keys = std::mem::take(&mut self.gathered().keys);

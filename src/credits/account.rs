@@ -192,6 +192,11 @@ impl Account {
         gives_back.then(|| state.lease.empty(self.key)).flatten()
     }
 
+    /// Returns how many credits are leased and not spent, of whichever period.
+    pub(super) fn held(&self) -> u64 {
+        self.state().lease.credits
+    }
+
     pub(super) fn leased(&self, period: CreditPeriod) -> u64 {
         let lease = &self.state().lease;
         if lease.period == Some(period) {

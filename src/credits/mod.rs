@@ -23,6 +23,7 @@ mod outage;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(crate) struct Accounts {
     open: Mutex<HashMap<KeyId, Weak<Account>>>,
     /// What accounts had leased that are gone: to be given back, unless they are opened again.
     left: Mutex<HashMap<KeyId, CreditReturn>>,
+    /// Credits that were lost, because a call failed that may have given them back.
+    lost: AtomicU64,
 }
 
 /// Which accounts give back what they did not spend.
@@ -100,6 +103,7 @@ impl Accounts {
             deadline,
             open: Mutex::default(),
             left: Mutex::default(),
+            lost: AtomicU64::new(0),
         }
     }
 
@@ -136,30 +140,40 @@ impl Accounts {
     pub(crate) async fn give_back(&self, whose: Unspent) -> Result<(), StoreError> {
         // All are let go of after the lock is: the last to hold an account takes it.
         let open: Vec<_> = self.all_open().values().filter_map(Weak::upgrade).collect();
-        let mut returns = Vec::new();
+        let mut unreturned = Unreturned {
+            accounts: self,
+            waiting: Vec::new(),
+            sent: Vec::new(),
+        };
         for account in open {
             if whose == Unspent::OfAll {
                 account.answered().await;
             }
-            returns.extend(account.unspent(whose));
+            unreturned.waiting.extend(account.unspent(whose));
         }
-        returns.extend(std::mem::take(&mut *self.left()).into_values());
-        while !returns.is_empty() {
-            let batch = returns.split_off(returns.len().saturating_sub(Self::BATCH));
-            let given_back = self.store.give_back_credits(&batch).await;
-            telemetry::credits_given_back(&batch, given_back.is_ok());
-            if let Err(error) = given_back {
-                tracing::warn!(
-                    keys = batch.len(),
-                    "leased credits are lost: the key store did not take them back"
-                );
-                for unspent in returns {
-                    self.keep(unspent);
-                }
-                return Err(error);
-            }
+        let left = std::mem::take(&mut *self.left());
+        unreturned.waiting.extend(left.into_values());
+        while !unreturned.waiting.is_empty() {
+            let rest = unreturned.waiting.len().saturating_sub(Self::BATCH);
+            unreturned.sent = unreturned.waiting.split_off(rest);
+            self.store.give_back_credits(&unreturned.sent).await?;
+            telemetry::credits_given_back(&unreturned.sent, true);
+            unreturned.sent.clear();
         }
         Ok(())
+    }
+
+    /// Returns how many credits of this instance are leased and not spent.
+    pub(crate) fn held(&self) -> u64 {
+        let open: Vec<_> = self.all_open().values().filter_map(Weak::upgrade).collect();
+        let leased = open.iter().map(|account| account.held());
+        let left: u64 = self.left().values().map(|left| left.credits).sum();
+        left.saturating_add(leased.sum())
+    }
+
+    /// Returns how many credits this instance has lost since it began.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     fn closed(&self, key: KeyId, unspent: Option<CreditReturn>) {
@@ -210,6 +224,31 @@ impl Accounts {
 
     fn left(&self) -> MutexGuard<'_, HashMap<KeyId, CreditReturn>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Credits on their way back. None is forgotten, however that ends: an interrupt drops this value too.
+struct Unreturned<'a> {
+    accounts: &'a Accounts,
+    waiting: Vec<CreditReturn>,
+    /// The batch that the store was asked to take. It may have taken it.
+    sent: Vec<CreditReturn>,
+}
+
+impl Drop for Unreturned<'_> {
+    fn drop(&mut self) {
+        if !self.sent.is_empty() {
+            telemetry::credits_given_back(&self.sent, false);
+            tracing::warn!(
+                keys = self.sent.len(),
+                "leased credits are lost: the key store did not take them back"
+            );
+            let lost = self.sent.iter().map(|back| back.credits).sum();
+            self.accounts.lost.fetch_add(lost, Ordering::Relaxed);
+        }
+        for unspent in self.waiting.drain(..) {
+            self.accounts.keep(unspent);
+        }
     }
 }
 

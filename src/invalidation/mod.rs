@@ -6,7 +6,8 @@
 //! 1. An instance subscribes first, *then* forgets everything it knows, and only then trusts what
 //!    it remembers. The same after every disconnection.
 //! 2. A bus that is silent may be dead, so it is made to prove several times in
-//!    [`CacheConfig::max_bus_silence`](crate::CacheConfig::max_bus_silence) that it is not.
+//!    [`CacheConfig::max_bus_silence`](crate::CacheConfig::max_bus_silence) that it is not. Over a network the
+//!    proof is a message that has gone round: a server or a pooler can answer and deliver nothing.
 //! 3. An instance that has had no proof for that long trusts nothing that it has read longer ago:
 //!    every key is read again, and a key that cannot be read is answered with an outage once
 //!    [`CacheConfig::stale_if_error`](crate::CacheConfig::stale_if_error) has passed.
@@ -188,6 +189,15 @@ impl Error for BusError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.0)
     }
+}
+
+/// A number that no other listener on a bus has.
+#[cfg(any(feature = "postgres", feature = "redis"))]
+pub(crate) fn random_id() -> u64 {
+    use rand::TryRng as _;
+    rand::rngs::SysRng
+        .try_next_u64()
+        .expect("the operating system provides randomness")
 }
 
 #[cfg(test)]

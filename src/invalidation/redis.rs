@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{Stream, StreamExt};
-use rand::TryRng;
-use rand::rngs::SysRng;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, PubSubSink};
 use redis::{Client, Msg};
 use tokio::time::{Instant, timeout_at};
 
-use super::{BusError, Invalidation, InvalidationBus, Subscription};
+use super::{BusError, Invalidation, InvalidationBus, Subscription, random_id};
 use crate::redis_url::without_detail;
 
 /// Carries invalidations over Redis or Valkey, by `PUBLISH` and `SUBSCRIBE`.
@@ -84,7 +82,7 @@ impl InvalidationBus for RedisBus {
     async fn subscribe(&self) -> Result<Box<dyn Subscription>, BusError> {
         let pubsub = self.client.get_async_pubsub().await;
         let (mut sink, messages) = pubsub.map_err(BusError::new)?.split();
-        let own = format!("{}:{:016x}", self.channel, random());
+        let own = format!("{}:{:016x}", self.channel, random_id());
         sink.subscribe(&[&*self.channel, &own])
             .await
             .map_err(BusError::new)?;
@@ -154,12 +152,6 @@ impl Listener {
         }));
         Ok(None)
     }
-}
-
-fn random() -> u64 {
-    SysRng
-        .try_next_u64()
-        .expect("the operating system provides randomness")
 }
 
 impl fmt::Debug for RedisBus {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::ApiKeys;
 use super::authority::Authority;
-use super::flush::flush_regularly;
+use super::flush::Flusher;
 use crate::cache::{CacheConfig, KeyCache};
 use crate::clock::{Clock, SystemClock};
 use crate::credits::Accounts;
@@ -195,12 +195,11 @@ impl<S: KeyRepository> Builder<S> {
             .settings
             .into_verifier(store, Some(usage), Some(accounts));
         let parts = Arc::downgrade(&verifier.parts);
-        let flusher = flush_regularly(parts, Arc::downgrade(&repository), interval);
-        let flusher = Arc::new(tokio::spawn(flusher).abort_handle());
+        let flusher = Flusher::start(parts, Arc::downgrade(&repository), interval);
         ApiKeys {
             repository,
             verifier,
-            flusher,
+            flusher: Arc::new(flusher),
             actor: None,
             authority: Authority::default(),
         }

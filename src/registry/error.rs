@@ -161,3 +161,50 @@ impl Error for KeyError {
         self.source.as_ref().and_then(Error::source)
     }
 }
+
+/// Some of what was counted or leased could not be written before the deadline of a
+/// [shutdown](crate::ApiKeys::shutdown).
+///
+/// It is still in memory, so a further call of `shutdown` tries again.
+#[derive(Debug)]
+pub struct ShutdownError {
+    uses: u64,
+    credits: u64,
+    source: StoreError,
+}
+
+impl ShutdownError {
+    pub(super) fn new(uses: u64, credits: u64, source: StoreError) -> Self {
+        Self {
+            uses,
+            credits,
+            source,
+        }
+    }
+
+    /// Returns the number of requests, let through or refused, that are not known to be written.
+    pub fn uses(&self) -> u64 {
+        self.uses
+    }
+
+    /// Returns the number of credits that were leased, not spent, and are not known to be given back.
+    pub fn credits(&self) -> u64 {
+        self.credits
+    }
+}
+
+impl fmt::Display for ShutdownError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { uses, credits, .. } = self;
+        write!(
+            f,
+            "the key store did not take the use of {uses} requests and {credits} leased credits in time"
+        )
+    }
+}
+
+impl Error for ShutdownError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}

@@ -39,18 +39,17 @@ pub use changed::{Changed, Issued};
 pub(crate) use checks::{
     MAX_ADDRESSES, MAX_METADATA, MAX_METADATA_NAME, MAX_METADATA_VALUE, MAX_TEXT,
 };
-pub use error::{KeyError, KeyErrorKind};
+pub use error::{KeyError, KeyErrorKind, ShutdownError};
 pub use import::KeyImport;
 pub use input::{KeyUpdate, NewKey};
 
-use crate::credits::Unspent;
 use crate::key::KeyDigest;
 use crate::record::{CreditBalance, EventAction, Key, KeyId, KeyRecord, KeyStatus, UsageBucket};
 use crate::store::{EventCursor, EventPage, KeyRepository};
 use crate::verify::Verifier;
 use authority::{Authority, Ceiling};
-use change::{Plan, to_the_end};
-use flush::flush;
+use change::Plan;
+use flush::Flusher;
 
 /// The keys of a service: makes, shows, changes and ends them. Cloning costs a reference count.
 ///
@@ -76,7 +75,7 @@ use flush::flush;
 pub struct ApiKeys {
     repository: Arc<dyn KeyRepository>,
     verifier: Verifier,
-    flusher: Arc<tokio::task::AbortHandle>,
+    flusher: Arc<Flusher>,
     actor: Option<Arc<str>>,
     authority: Authority,
 }
@@ -340,24 +339,38 @@ impl ApiKeys {
     /// [`KeyErrorKind::Store`]; use that was not written is kept for the next time, credits that
     /// were not given back are lost.
     pub async fn flush(&self) -> Result<(), KeyError> {
-        self.flush_with(Unspent::OfIdle).await
-    }
-
-    async fn flush_with(&self, credits: Unspent) -> Result<(), KeyError> {
-        let (verifier, repository) = (self.verifier.clone(), Arc::clone(&self.repository));
-        Ok(to_the_end(async move { flush(&verifier, &*repository, credits).await }).await?)
+        Ok(self.flusher.flush(&self.verifier, &self.repository).await?)
     }
 
     /// Ends the background task, writes the use gathered so far and gives back all credits that
     /// were leased and not spent. Call it when the server has answered its last request.
     ///
+    /// Returns within `deadline`, and as soon as all is written. A store that fails is tried again until
+    /// then. One that does not answer, also to a flush that is under way, is given up after a third of it
+    /// and tried again. Ten seconds leave room for that within the thirty that orchestrators usually grant.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_api_key::{ApiKeys, MemoryStore};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// # let keys = ApiKeys::builder(MemoryStore::new()).build();
+    /// if let Err(lost) = keys.shutdown(Duration::from_secs(10)).await {
+    ///     eprintln!("{lost}: {} requests are not counted", lost.uses());
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
-    /// As [`ApiKeys::flush`].
-    pub async fn shutdown(&self) -> Result<(), KeyError> {
-        let flushed = self.flush_with(Unspent::OfAll).await;
-        self.flusher.abort();
-        flushed
+    /// [`ShutdownError`] says how much could not be written.
+    pub async fn shutdown(&self, deadline: Duration) -> Result<(), ShutdownError> {
+        let Self {
+            verifier,
+            repository,
+            ..
+        } = self;
+        self.flusher.shutdown(verifier, repository, deadline).await
     }
 
     /// What decides on requests.

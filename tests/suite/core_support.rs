@@ -12,6 +12,8 @@ use tower_api_key::{
 
 pub(crate) const NANOSECOND: Duration = Duration::from_nanos(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
+/// The deadline of a shutdown that is to write everything.
+pub(crate) const SHUTDOWN: Duration = Duration::from_mins(1);
 
 pub(crate) type Store = ScriptedStore<MemoryStore>;
 

@@ -1,5 +1,6 @@
 //! The example server, as its users start it: its own process, a file, a socket and signals.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Output;
@@ -143,6 +144,44 @@ fn too_many_bad_keys_from_one_address_are_turned_away() {
     server.stop("TERM");
 }
 
+/// It would be waited for until the client thinks better of it.
+#[test]
+fn half_a_request_does_not_hold_up_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("keys.db");
+    let mut command = command(&database);
+    let server = Server::spawn(command.env("DRAIN_SECONDS", "1"));
+    let admin = server.admin_key();
+    let mut half = server.connect();
+    half.write_all(b"GET /healthz HTTP/1.1\r\nHost: ").unwrap();
+    let status = |server: &Server| server.call("GET", "/v1/whoami", Some(&admin), None).0;
+    assert_eq!(status(&server), 200);
+    server.stop("TERM");
+
+    // The use was written.
+    let server = Server::start(&database);
+    let (_, listed) = server.call("GET", "/admin/keys", Some(&admin), None);
+    assert!(listed["keys"][0]["last_used_at"].is_string(), "{listed}");
+    server.stop("TERM");
+}
+
+#[test]
+fn a_server_starts_while_redis_is_away() {
+    let nowhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}/", nowhere.local_addr().unwrap());
+    drop(nowhere);
+    let mut command = command(Path::new("sqlite::memory:"));
+    let server = Server::spawn(command.env("REDIS_URL", url));
+    let admin = server.admin_key();
+    let limits = json!([{"name": "l", "quota": 4, "window_seconds": 3600}]);
+    let new = json!({"name": "shop", "limits": limits});
+    let (_, issued) = server.call("POST", "/admin/keys", Some(&admin), Some(new));
+    let key = issued["secret"].as_str();
+    let statuses = [(); 3].map(|()| server.call("GET", "/v1/whoami", key, None).0);
+    assert_eq!(statuses, [200, 200, 429], "half of the quota, by itself");
+    server.stop("TERM");
+}
+
 #[test]
 fn what_cannot_work_is_one_line_and_a_failure() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -167,7 +206,10 @@ fn what_cannot_work_is_one_line_and_a_failure() {
         ("DATABASE_URL", no_database.to_str().unwrap()),
         ("DATABASE_URL", postgres),
         ("DATABASE_URL", "mysql://user:hunter2@localhost/keys"),
-        ("REDIS_URL", "redis://user:hunter2@localhost"),
+        ("REDIS_URL", "redis://user:hunter2@localhost/no-number"),
+        ("REDIS_URL", "http://user:hunter2@localhost"),
+        ("DRAIN_SECONDS", "-1"),
+        ("DRAIN_SECONDS", "long"),
         ("FAILED_ATTEMPTS_PER_MINUTE", "0"),
         ("FAILED_ATTEMPTS_PER_MINUTE", "-1"),
         ("FAILED_ATTEMPTS_PER_MINUTE", "many"),

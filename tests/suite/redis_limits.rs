@@ -73,6 +73,46 @@ async fn instances_admit_one_quota_together_and_tell_what_is_left() {
     }
 }
 
+/// A fleet that is started, or restarted, in an outage of Redis.
+#[tokio::test]
+async fn an_instance_that_starts_while_redis_is_down_finds_it_later() {
+    let mut server = RedisServer::start().await;
+    server.kill();
+    let bench = bench_on(&server, OutagePolicy::Deny).await;
+    let issued = bench.issue(with_quota(5)).await;
+    let app = protected(&bench.layer());
+    for _ in 0..20 {
+        // Without Redis this policy lets nothing through.
+        assert_eq!(send(&app, bearing(text(&issued))).await.status, 503);
+        bench.clock.advance(SECOND);
+    }
+    server.restart().await;
+    let mut tries = 0;
+    while send(&app, bearing(text(&issued))).await.status != 200 {
+        tries += 1;
+        assert!(tries < 1_000, "it does not find Redis");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        bench.clock.advance(SECOND);
+    }
+}
+
+#[tokio::test]
+async fn what_can_never_work_is_an_error_at_once() {
+    let server = RedisServer::start().await;
+    let wrong_user = shared_url().replacen("://", "://nobody:wrong@", 1);
+    for url in [
+        "http://localhost/",
+        "redis://",
+        "redis://localhost/x",
+        &wrong_user,
+    ] {
+        let connected = RedisLimiter::builder(url).connect().await;
+        assert!(connected.is_err(), "{url}");
+    }
+    let braces = RedisLimiter::builder(&server.url()).key_prefix("{}");
+    assert!(braces.connect().await.is_err());
+}
+
 /// They go by the clock of Redis, whatever their own ones say.
 #[tokio::test]
 async fn instances_whose_clocks_are_an_hour_apart_admit_one_quota() {

@@ -53,6 +53,13 @@ impl Server {
         line.strip_prefix("admin key: ").expect(&line).to_owned()
     }
 
+    /// A connection, for what [`call`](Self::call) does not do.
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+    }
+
     fn line(&self) -> String {
         let stdout = self.stdout.lock().unwrap();
         stdout.recv_timeout(DEADLINE).expect("a further line")
@@ -73,8 +80,7 @@ impl Server {
             "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{key}\
              Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut stream = self.connect();
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -116,6 +122,7 @@ pub(crate) fn command(database: &Path) -> Command {
     command
         .env("DATABASE_URL", database)
         .env("LISTEN", "127.0.0.1:0")
+        .env_remove("DRAIN_SECONDS")
         .env_remove("FAILED_ATTEMPTS_PER_MINUTE")
         .env_remove("REDIS_URL")
         .env_remove("RUST_LOG")

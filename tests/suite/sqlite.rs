@@ -4,6 +4,7 @@ mod listings;
 mod versions;
 
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
@@ -393,6 +394,23 @@ async fn lookups_use_the_indexes() {
 async fn debug_shows_nothing_of_the_database() {
     let store = SqliteStore::open("sqlite::memory:").await.unwrap();
     assert_eq!(format!("{store:?}"), "SqliteStore { .. }");
+}
+
+/// As on a disk that is not there any more.
+#[tokio::test]
+async fn a_call_that_is_never_answered_fails() {
+    let options = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(Duration::from_hours(1));
+    let pool = options.connect("sqlite::memory:").await.unwrap();
+    let store = SqliteStore::from_pool(pool.clone()).await.unwrap();
+    let key = insert(&store).await;
+    let _held = pool.acquire().await.unwrap();
+    tokio::time::pause();
+    let found = store.find(&key.credentials[0].digest);
+    let found = tokio::time::timeout(Duration::from_mins(1), found).await;
+    let error = found.expect("it has a deadline").unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
 }
 
 async fn open(path: &Path) -> SqliteStore {

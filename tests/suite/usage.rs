@@ -11,13 +11,13 @@ use tokio::sync::Barrier;
 use tower_api_key::testing::{ManualClock, ScriptedStore};
 use tower_api_key::{
     ApiKeys, Attempt, Credential, CreditBalance, CreditGrant, CreditReturn, DenialReason,
-    EventCursor, EventPage, FLUSH_INTERVAL, Key, KeyChange, KeyDigest, KeyErrorKind, KeyEvent,
-    KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, MemoryStore, NewKey, RateLimit,
-    Requirements, StoreError, StoredKey, UsageBatch, UsageBucket, UsageDelta,
+    EventCursor, EventPage, FLUSH_INTERVAL, Issued, Key, KeyChange, KeyDigest, KeyErrorKind,
+    KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, MemoryStore, NewKey,
+    RateLimit, Requirements, StoreError, StoredKey, UsageBatch, UsageBucket, UsageDelta,
 };
 
 use crate::core_support::{
-    Bench, NANOSECOND, SECOND, almost, refusal, settle, unknown_key, verify,
+    Bench, NANOSECOND, SECOND, SHUTDOWN, almost, refusal, settle, unknown_key, verify,
 };
 
 const HOUR: Duration = Duration::from_hours(1);
@@ -74,7 +74,7 @@ async fn a_flush_writes_the_totals_of_all_keys_at_once() {
     );
     // With nothing to write nothing is written.
     bench.keys.flush().await.unwrap();
-    bench.keys.shutdown().await.unwrap();
+    bench.keys.shutdown(SHUTDOWN).await.unwrap();
     assert_eq!(bench.store.writes(), 3);
     let last_hour = bench
         .keys
@@ -204,7 +204,8 @@ async fn what_a_store_does_not_take_is_written_once_it_does() {
         bench.clock.advance(SECOND);
         bench.verify(text).await.unwrap();
     }
-    assert!(bench.keys.shutdown().await.is_err());
+    let failed = bench.keys.shutdown(SECOND / 10).await.unwrap_err();
+    assert_eq!((failed.uses(), failed.credits()), (7, 0));
     bench.store.fail(false);
     assert_eq!(stored(&bench.keys, id).await, []);
     bench.keys.flush().await.unwrap();
@@ -259,7 +260,7 @@ async fn a_shutdown_waits_for_the_flush_under_way() {
     bench.verify(text).await.unwrap();
     let shutdown = {
         let keys = bench.keys.clone();
-        tokio::spawn(async move { keys.shutdown().await })
+        tokio::spawn(async move { keys.shutdown(SHUTDOWN).await })
     };
     settle().await;
     assert!(!shutdown.is_finished());
@@ -294,7 +295,7 @@ async fn a_shutdown_writes_what_the_flush_under_way_could_not() {
     held.written(1).await;
     let shutdown = {
         let keys = keys.clone();
-        tokio::spawn(async move { keys.shutdown().await })
+        tokio::spawn(async move { keys.shutdown(SHUTDOWN).await })
     };
     settle().await;
     assert_eq!(held.writes(), 1, "one flush at a time");
@@ -327,7 +328,7 @@ async fn a_batch_whose_answer_was_lost_counts_once() {
         bench.verify(&text(&first)).await.unwrap();
         bench.verify(&text(&second)).await.unwrap();
     }
-    bench.keys.shutdown().await.unwrap();
+    bench.keys.shutdown(SHUTDOWN).await.unwrap();
     let (first, second) = (first.key().record.id, second.key().record.id);
     assert_eq!(stored(&bench.keys, first).await, [(0, 4, 0)]);
     assert_eq!(stored(&bench.keys, second).await, [(0, 3, 0)]);
@@ -355,6 +356,85 @@ async fn a_batch_is_known_again_for_a_day() {
     }
 }
 
+/// A connection that a firewall has dropped: the store is never heard of again.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_gives_up_a_call_without_an_answer_and_tries_again() {
+    for stuck in ["the flush under way", "its own"] {
+        let (keys, store, issued) = stuck_once().await;
+        if stuck == "the flush under way" {
+            let keys = keys.clone();
+            tokio::spawn(async move { keys.flush().await });
+            settle().await;
+            assert_eq!(store.calls.load(Ordering::SeqCst), 1);
+        }
+        keys.shutdown(10 * SECOND).await.unwrap();
+        let id = issued.key().record.id;
+        assert_eq!(stored(&keys, id).await, [(0, 1, 0)], "{stuck}");
+    }
+}
+
+/// Keys that were used once, over a store that does not answer the first time.
+async fn stuck_once() -> (ApiKeys, Flaky, Issued) {
+    let store = Flaky::default();
+    *store.fault.lock().unwrap() = Some((1, Fault::Hang));
+    let builder = ApiKeys::builder(store.clone());
+    let keys = builder.clock(ManualClock::default()).build();
+    let new = NewKey::named("x").scopes(["orders:read"]);
+    let issued = keys.issue(new).await.unwrap();
+    let verified = verify(keys.verifier(), issued.secret().expose()).await;
+    verified.unwrap();
+    (keys, store, issued)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_by_its_deadline_and_tells_what_it_could_not_write() {
+    let store = Flaky::default();
+    let keys = ApiKeys::builder(store.clone())
+        .clock(ManualClock::default())
+        .build();
+    let mut secrets = Vec::new();
+    for number in 0..2_500 {
+        let new = NewKey::named(format!("{number}")).scopes(["orders:read"]);
+        let issued = keys.issue(new).await.unwrap();
+        secrets.push(issued.secret().clone());
+    }
+    let use_all = async || {
+        for secret in &secrets {
+            verify(keys.verifier(), secret.expose()).await.unwrap();
+        }
+    };
+    use_all().await;
+    // A thousand are written, and then none.
+    *store.fault.lock().unwrap() = Some((2, Fault::Hang));
+    let flush = {
+        let keys = keys.clone();
+        tokio::spawn(async move { keys.flush().await })
+    };
+    settle().await;
+    *store.fault.lock().unwrap() = Some((Flaky::EACH, Fault::Hang));
+    use_all().await;
+    let shutdown = tokio::time::timeout(61 * SECOND, keys.shutdown(SHUTDOWN)).await;
+    let failed = shutdown.expect("it ends").unwrap_err();
+    assert_eq!((failed.uses(), failed.credits()), (4_000, 0));
+    assert!(flush.await.unwrap().is_err());
+
+    // Nothing is lost as long as the process is there.
+    *store.fault.lock().unwrap() = None;
+    keys.shutdown(SHUTDOWN).await.unwrap();
+    let mut allowed = 0;
+    for key in &store.memory.list(&all()).await.unwrap().keys {
+        let hours = stored(&keys, key.record.id).await;
+        allowed += hours.iter().map(|(_, allowed, _)| allowed).sum::<u64>();
+    }
+    assert_eq!(allowed, 5_000);
+}
+
+fn all() -> KeyFilter {
+    let mut all = KeyFilter::default();
+    all.limit = usize::MAX - 1;
+    all
+}
+
 #[tokio::test]
 async fn a_flush_goes_on_without_whoever_asked_for_it() {
     let bench = Bench::new();
@@ -371,7 +451,7 @@ async fn a_flush_goes_on_without_whoever_asked_for_it() {
     assert!(flush.await.unwrap_err().is_cancelled());
     bench.verify(text).await.unwrap();
     bench.store.hold_writes(false);
-    bench.keys.shutdown().await.unwrap();
+    bench.keys.shutdown(SHUTDOWN).await.unwrap();
     assert_eq!(stored(&bench.keys, id).await, [(0, 2, 0)]);
 }
 
@@ -398,12 +478,12 @@ async fn use_is_written_every_ten_seconds_until_the_shutdown() {
     tokio::time::sleep(10 * SECOND).await;
     assert_eq!(stored(&bench.keys, id).await, [(0, 4, 0)]);
 
-    bench.keys.shutdown().await.unwrap();
+    bench.keys.shutdown(SHUTDOWN).await.unwrap();
     bench.verify(text).await.unwrap();
     let writes = bench.store.writes();
     tokio::time::sleep(100 * SECOND).await;
     assert_eq!(bench.store.writes(), writes);
-    bench.keys.shutdown().await.unwrap();
+    bench.keys.shutdown(SHUTDOWN).await.unwrap();
     assert_eq!(stored(&bench.keys, id).await, [(0, 5, 0)]);
 }
 
@@ -424,7 +504,7 @@ async fn the_task_that_writes_ends_with_the_keys_and_holds_no_store_of_theirs() 
     tokio::time::sleep(2 * SECOND).await;
     assert_eq!(tasks(), 0);
     let keys = ApiKeys::builder(Arc::clone(&store)).build();
-    keys.shutdown().await.unwrap();
+    keys.shutdown(SHUTDOWN).await.unwrap();
     drop(keys);
     settle().await;
     assert_eq!(Arc::strong_count(&store), 1);
@@ -460,7 +540,7 @@ async fn what_is_counted_during_flushes_is_counted_once() {
     for thread in counting {
         thread.await.unwrap();
     }
-    bench.keys.shutdown().await.unwrap();
+    bench.keys.shutdown(SHUTDOWN).await.unwrap();
     let counted: u64 = stored(&bench.keys, id)
         .await
         .iter()
@@ -472,6 +552,8 @@ async fn what_is_counted_during_flushes_is_counted_once() {
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Error,
+    /// No answer, ever.
+    Hang,
     Panic,
 }
 
@@ -482,6 +564,11 @@ struct Flaky {
     /// Which call of `record_usage`, from 1, and what becomes of it.
     fault: Arc<Mutex<Option<(usize, Fault)>>>,
     calls: Arc<AtomicUsize>,
+}
+
+impl Flaky {
+    /// The number that stands for each call.
+    const EACH: usize = 0;
 }
 
 #[async_trait]
@@ -517,9 +604,10 @@ impl KeyRepository for Flaky {
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         let fault = *self.fault.lock().unwrap();
-        match fault.filter(|(faulty, _)| *faulty == call) {
+        match fault.filter(|(faulty, _)| [call, Self::EACH].contains(faulty)) {
             None => self.memory.record_usage(batch).await,
             Some((_, Fault::Error)) => Err(StoreError::unavailable("the test says so")),
+            Some((_, Fault::Hang)) => std::future::pending().await,
             Some((_, Fault::Panic)) => panic!("the test says so"),
         }
     }

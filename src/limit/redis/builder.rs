@@ -113,21 +113,28 @@ impl RedisLimiterBuilder {
         self
     }
 
-    /// Connects.
+    /// Connects, within two seconds.
+    ///
+    /// While Redis cannot be reached the limiter works all the same: it follows the
+    /// [outage policy](Self::on_outage), says so in the log, and connects in the background. So an instance
+    /// can start in an outage of Redis.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] when a URL or the prefix is no good, or when Redis cannot be reached.
+    /// [`ConnectError`] when a URL or the prefix is no good, or when Redis refuses the client, as with a
+    /// wrong password.
     pub async fn connect(self) -> Result<RedisLimiter, ConnectError> {
         if self.key_prefix.contains(['{', '}']) {
             let what = "the key prefix has a brace, which would spread a subject over a cluster";
             return Err(ConnectError((ErrorKind::InvalidClientConfig, what).into()));
         }
         let link = if self.cluster {
-            Link::to_cluster(&self.urls).await?
+            Link::to_cluster(&self.urls)?
         } else {
-            Link::to_server(self.urls.first().map_or("", String::as_str)).await?
+            Link::to_server(self.urls.first().map_or("", String::as_str))?
         };
+        let link = Arc::new(link);
+        let reached = link.connect().await?;
         let deadline = u64::try_from(self.deadline.as_nanos()).unwrap_or(u64::MAX);
         Ok(RedisLimiter(Arc::new(Inner {
             terms: Terms {
@@ -138,9 +145,9 @@ impl RedisLimiterBuilder {
             on_outage: self.on_outage,
             table: Table::new(&self.key_prefix, self.capacity),
             key_prefix: self.key_prefix,
-            gate: Arc::new(Gate::new(Gate::IN_FLIGHT, "keys")),
+            gate: Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", reached)),
             clock: std::sync::Mutex::default(),
-            link: Arc::new(link),
+            link,
         })))
     }
 }
@@ -171,7 +178,7 @@ impl From<RedisError> for ConnectError {
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the limiter cannot connect to Redis: check the URL and that the server runs")
+        f.write_str("the limiter cannot connect to Redis: check the URL, the user and the password")
     }
 }
 

@@ -36,12 +36,20 @@ impl Gate {
     /// The most calls of a limiter that wait for an answer at one time.
     pub(super) const IN_FLIGHT: usize = 1_024;
 
-    pub(super) fn new(most_in_flight: usize, limits: &'static str) -> Self {
-        telemetry::limiter_up(limits, true);
+    /// A gate that is closed, or open until a call comes back where Redis is not `reached` yet.
+    pub(super) fn new(most_in_flight: usize, limits: &'static str, reached: bool) -> Self {
+        telemetry::limiter_up(limits, reached);
+        let state = if reached {
+            State::Closed { failures: 0 }
+        } else {
+            State::Open {
+                until: Duration::ZERO,
+            }
+        };
         Self {
             most_in_flight,
             limits,
-            state: Mutex::new(State::Closed { failures: 0 }),
+            state: Mutex::new(state),
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
         }
@@ -157,7 +165,7 @@ mod tests {
     }
 
     fn opened() -> Arc<Gate> {
-        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys"));
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", true));
         for _ in 0..Gate::FAILURES {
             gate.enter(at(0)).unwrap().failed(&"down", at(0));
         }
@@ -166,7 +174,7 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_open_it() {
-        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys"));
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", true));
         for _ in 0..10 {
             for _ in 1..Gate::FAILURES {
                 gate.enter(at(0)).unwrap().failed(&"down", at(0));
@@ -197,8 +205,18 @@ mod tests {
     }
 
     #[test]
+    fn until_redis_was_reached_one_call_at_a_time_tries() {
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", false));
+        let first = gate.enter(at(0)).unwrap();
+        assert!(first.is_probe());
+        assert!(gate.enter(at(0)).is_none());
+        first.succeeded();
+        assert!(!gate.enter(at(0)).unwrap().is_probe());
+    }
+
+    #[test]
     fn calls_in_flight_are_capped() {
-        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys"));
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", true));
         let mut passes: Vec<_> = (0..Gate::IN_FLIGHT)
             .map(|_| gate.enter(at(0)).unwrap())
             .collect();
@@ -209,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_left_before_it_opened_tells_nothing() {
-        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys"));
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", true));
         let late = gate.enter(at(0)).unwrap();
         for _ in 0..Gate::FAILURES {
             gate.enter(at(0)).unwrap().failed(&"down", at(0));

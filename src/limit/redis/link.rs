@@ -1,11 +1,14 @@
-use std::fmt;
-use std::sync::{PoisonError, RwLock};
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use std::{fmt, io};
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::cluster::{ClusterClient, ClusterConfig};
+use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::{Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use redis::{Client, Cmd, ConnectionAddr, ErrorKind, RedisError, ServerErrorKind, Value};
+use tokio::time::{sleep, timeout};
 
 use super::gate::Gate;
 use super::wire::{Question, Reply};
@@ -14,7 +17,10 @@ use crate::redis_url::without_detail;
 /// The way to Redis: one connection that all calls share, or one to each node of a cluster.
 pub(super) struct Link {
     target: Target,
-    connection: RwLock<Connection>,
+    /// None before the first one has come about.
+    connection: RwLock<Option<Connection>>,
+    /// True while a task is making another one.
+    renewing: AtomicBool,
 }
 
 enum Target {
@@ -37,21 +43,22 @@ struct Cluster<T> {
     refunds: T,
 }
 
-/// How long a connection may take to come about. Calls do not wait for it longer than for an
-/// answer.
+/// Time limit of an attempt to connect. Calls do not wait for it.
 const CONNECT: Duration = Duration::from_secs(2);
 
+/// The pauses between attempts to connect. They double from one to the next.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
 impl Link {
-    pub(super) async fn to_server(url: &str) -> Result<Self, RedisError> {
+    /// A way to the server of this URL, not connected yet.
+    pub(super) fn to_server(url: &str) -> Result<Self, RedisError> {
         let client = Client::open(url).map_err(without_detail)?;
-        let connection = ConnectionManager::new_with_config(client.clone(), config()).await?;
-        Ok(Self {
-            target: Target::Single(client.into()),
-            connection: RwLock::new(Connection::Single(connection)),
-        })
+        Ok(Self::to(Target::Single(client.into())))
     }
 
-    pub(super) async fn to_cluster(urls: &[String]) -> Result<Self, RedisError> {
+    /// A way to the cluster of these nodes, not connected yet.
+    pub(super) fn to_cluster(urls: &[String]) -> Result<Self, RedisError> {
         let client = |retries| {
             ClusterClient::builder(urls.iter().map(String::as_str))
                 .retries(retries)
@@ -65,14 +72,39 @@ impl Link {
             calls: client(3)?,
             refunds: client(0)?,
         };
-        let connections = Cluster {
-            calls: clients.calls.get_async_connection().await?,
-            refunds: clients.refunds.get_async_connection().await?,
-        };
-        Ok(Self {
-            target: Target::Cluster(clients.into()),
-            connection: RwLock::new(Connection::Cluster(connections)),
-        })
+        Ok(Self::to(Target::Cluster(clients.into())))
+    }
+
+    fn to(target: Target) -> Self {
+        Self {
+            target,
+            connection: RwLock::new(None),
+            renewing: AtomicBool::new(false),
+        }
+    }
+
+    /// Connects, or goes on trying in the background while Redis cannot be reached. Returns whether it is
+    /// connected.
+    ///
+    /// # Errors
+    ///
+    /// [`RedisError`] when Redis can be reached and refuses, so that trying again would not help.
+    pub(super) async fn connect(self: &Arc<Self>) -> Result<bool, RedisError> {
+        match timeout(CONNECT, self.target.connect()).await {
+            Ok(Ok(connection)) => {
+                self.replace(connection);
+                return Ok(true);
+            }
+            Ok(Err(error)) if !is_outage(&error) => return Err(error),
+            _ if self.target.answers_in_clear_text().await => {
+                let what = "the server does not speak the TLS that the URL asks for";
+                return Err((ErrorKind::InvalidClientConfig, what).into());
+            }
+            Ok(Err(error)) => tracing::error!(%error, "{UNREACHED}"),
+            Err(_) => tracing::error!("{UNREACHED}"),
+        }
+        self.renew();
+        Ok(false)
     }
 
     /// Runs the script of `question`, and loads it where it is not known.
@@ -106,6 +138,13 @@ impl Link {
         })
     }
 
+    /// Returns whether Redis was reached before.
+    pub(super) fn is_connected(&self) -> bool {
+        let connection = self.connection.read();
+        let connection = connection.unwrap_or_else(PoisonError::into_inner);
+        connection.is_some()
+    }
+
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.target, Target::Cluster(_))
     }
@@ -114,40 +153,105 @@ impl Link {
         let connection = self.connection.read();
         let connection = connection.unwrap_or_else(PoisonError::into_inner).clone();
         match connection {
-            Connection::Cluster(Cluster { mut refunds, .. }) if once => {
+            Some(Connection::Cluster(Cluster { mut refunds, .. })) if once => {
                 command.query_async(&mut refunds).await
             }
-            Connection::Cluster(Cluster { mut calls, .. }) => command.query_async(&mut calls).await,
-            Connection::Single(mut server) => command.query_async(&mut server).await,
+            Some(Connection::Cluster(Cluster { mut calls, .. })) => {
+                command.query_async(&mut calls).await
+            }
+            Some(Connection::Single(mut server)) => command.query_async(&mut server).await,
+            None => Err((ErrorKind::Io, "Redis was not reached yet").into()),
         }
     }
 
-    /// Starts a new connection in the place of one that no answer came from: its other end may be
-    /// gone without a word, or be a server that is not the primary any more.
-    pub(super) fn renew(&self) {
-        let fresh = match &self.target {
-            Target::Cluster(clients) => {
-                let connect = |client: &ClusterClient| {
-                    client.get_pending_async_connection_with_config(ClusterConfig::new())
-                };
-                Connection::Cluster(Cluster {
-                    calls: connect(&clients.calls),
-                    refunds: connect(&clients.refunds),
-                })
-            }
-            Target::Single(client) => {
-                match ConnectionManager::new_lazy_with_config((**client).clone(), config()) {
-                    Ok(connection) => Connection::Single(connection),
-                    Err(_) => return,
+    /// Makes a new connection in the background, to take the place of one that no answer came from. The
+    /// other end of the old one may be gone without a word, or be a server that is not the primary any more.
+    pub(super) fn renew(self: &Arc<Self>) {
+        if self.renewing.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let this = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            while let Some(link) = this.upgrade() {
+                if let Ok(Ok(connection)) = timeout(CONNECT, link.target.connect()).await {
+                    link.replace(connection);
+                    link.renewing.store(false, Ordering::SeqCst);
+                    return;
                 }
+                drop(link);
+                sleep(pause).await;
+                pause = (pause * 2).min(LAST_PAUSE);
             }
-        };
-        let mut connection = self
+        });
+    }
+
+    fn replace(&self, connection: Connection) {
+        let mut place = self
             .connection
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        *connection = fresh;
+        *place = Some(connection);
     }
+}
+
+const UNREACHED: &str =
+    "Redis cannot be reached yet: requests follow the outage policy until it can be";
+
+impl Target {
+    async fn connect(&self) -> Result<Connection, RedisError> {
+        match self {
+            Self::Cluster(clients) => Ok(Connection::Cluster(Cluster {
+                calls: clients.calls.get_async_connection().await?,
+                refunds: clients.refunds.get_async_connection().await?,
+            })),
+            Self::Single(client) => {
+                let manager = ConnectionManager::new_with_config((**client).clone(), config());
+                Ok(Connection::Single(manager.await?))
+            }
+        }
+    }
+}
+
+impl Target {
+    /// Returns whether a server that was asked for TLS answers without it. To such a server the beginning of
+    /// a handshake is half a command, which it does not answer. It is sent no credentials.
+    async fn answers_in_clear_text(&self) -> bool {
+        let Self::Single(client) = self else {
+            return false;
+        };
+        let ConnectionAddr::TcpTls { host, port, .. } = client.get_connection_info().addr() else {
+            return false;
+        };
+        let ping = async {
+            let clear = Client::open(ConnectionAddr::Tcp(host.clone(), *port))?;
+            let mut connection = clear.get_multiplexed_async_connection().await?;
+            redis::cmd("PING").exec_async(&mut connection).await
+        };
+        let answer = timeout(CONNECT, ping).await;
+        // A server that asks for a password has answered.
+        answer.is_ok_and(|answer| answer.map_or_else(|error| !error.is_io_error(), |()| true))
+    }
+}
+
+/// Returns whether Redis is away or starting, rather than refusing this client.
+fn is_outage(error: &RedisError) -> bool {
+    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, TryAgain};
+
+    match error.kind() {
+        ErrorKind::Io => !answers_nonsense(error),
+        ErrorKind::ClusterConnectionNotFound => true,
+        ErrorKind::Server(kind) => [BusyLoading, ClusterDown, MasterDown, TryAgain].contains(&kind),
+        _ => false,
+    }
+}
+
+/// Returns whether TLS failed: the other end does not speak it, or has another certificate.
+fn answers_nonsense(error: &RedisError) -> bool {
+    let source = error.source();
+    let shared = source.and_then(|source| source.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let failed = shared.and_then(|source| source.downcast_ref::<io::Error>());
+    failed.is_some_and(|failed| failed.kind() == io::ErrorKind::InvalidData)
 }
 
 fn is_unknown_script(error: &RedisError) -> bool {

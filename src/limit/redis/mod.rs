@@ -232,7 +232,11 @@ impl RedisLimiter {
             on_outage: OutagePolicy::Allow,
             key_prefix: inner.key_prefix.clone(),
             table: Table::new(&inner.key_prefix, capacity),
-            gate: Arc::new(Gate::new(Gate::IN_FLIGHT / 16, "addresses")),
+            gate: Arc::new(Gate::new(
+                Gate::IN_FLIGHT / 16,
+                "addresses",
+                inner.link.is_connected(),
+            )),
             clock: Mutex::default(),
             link: Arc::clone(&inner.link),
         }))

@@ -2,6 +2,7 @@
 //! change.
 
 mod batch;
+mod calls;
 mod credits;
 mod lease;
 mod migrations;
@@ -24,6 +25,7 @@ use sqlx::PgPool;
 
 pub use open::PostgresBuilder;
 
+use self::calls::Calls;
 use self::notifications::Notifications;
 use self::replica::Replica;
 use self::schema::Schema;
@@ -72,12 +74,34 @@ use crate::record::{
 /// `prefer`, checks no certificate, and falls back to plain text. `sslrootcert` names a file with the
 /// root of a provider that uses its own.
 ///
+/// An instance takes up to [`max_connections`](PostgresBuilder::max_connections), and two more for its
+/// bus: one listens, and the other one sends the notifications whose arrival proves that it can.
+///
+/// A firewall may drop a connection without a word to either end. Each wait of this store is bounded, since
+/// sqlx sets no TCP keepalive on its sockets:
+///
+/// | a connection that | is closed after |
+/// | --- | --- |
+/// | has a call under way | the [deadline](PostgresBuilder::deadline), 10 seconds, or when its caller gives up |
+/// | has lain idle | a quarter of a second, when the next call wants it; that call gets a new one |
+/// | is given back to the pool | a second |
+/// | listens | [`max_bus_silence`](crate::CacheConfig::max_bus_silence), 5 seconds |
+///
+/// The server's side of such a connection ends about a minute later, by `tcp_keepalives_idle` and
+/// `tcp_user_timeout`. A transaction that receives no further statement ends after the deadline, by
+/// `idle_in_transaction_session_timeout`, so that the row which it has locked can be changed again.
+///
+/// # `PgBouncer`
 /// Listings of keys, of use and of events take a quarter of the connections at most, so that lookups
 /// find one.
 ///
 /// Statements are prepared once for each connection. A `PgBouncer` that pools transactions has to
 /// know them (`max_prepared_statements`, since its version 1.21), and refuses a
 /// [statement timeout](PostgresBuilder::statement_timeout).
+///
+/// It also accepts `LISTEN` and delivers nothing. The bus notices that, says so in the log, and is not
+/// trusted: every key is then read again each [`max_bus_silence`](crate::CacheConfig::max_bus_silence).
+/// For notifications, connect to PostgreSQL itself, or to a `PgBouncer` that pools sessions.
 ///
 /// # Notifications
 ///
@@ -96,6 +120,7 @@ pub struct PostgresStore {
     /// Limits how many listings read at a time.
     listing_slots: ListingSlots,
     schema: Arc<Schema>,
+    calls: Arc<Calls>,
 }
 
 impl PostgresStore {
@@ -112,7 +137,8 @@ impl PostgresStore {
     /// Keeps keys in the database of an application's own pool, in the schema `tower_api_key`. The
     /// pool's settings stay as they are; its `acquire_timeout` should be below the cache's
     /// [`lookup_deadline`](crate::CacheConfig::lookup_deadline), and a `statement_timeout` should
-    /// end what nobody waits for any more.
+    /// end what nobody waits for any more. The bus makes its two connections by the pool's options, without
+    /// its hooks.
     ///
     /// # Errors
     ///
@@ -170,7 +196,8 @@ impl KeyStore for PostgresStore {
     }
 
     async fn find_latest(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
-        read::find(&self.primary, &self.schema, digest).await
+        let found = read::find(&self.primary, &self.schema, digest);
+        self.calls.for_request(found).await
     }
 
     fn bus(&self) -> Option<Arc<dyn InvalidationBus>> {
@@ -187,28 +214,34 @@ impl KeyRepository for PostgresStore {
         credential: &Credential,
         event: &KeyEvent,
     ) -> Result<(), StoreError> {
-        write::insert(&self.primary, &self.schema, record, credential, event).await
+        let inserted = write::insert(&self.primary, &self.schema, record, credential, event);
+        self.calls.other(inserted).await
     }
 
     async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
-        batch::insert(&self.primary, &self.schema, batch).await
+        let inserted = batch::insert(&self.primary, &self.schema, batch);
+        self.calls.batch(inserted).await
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
-        read::key(&self.primary, &self.schema, id).await
+        let key = read::key(&self.primary, &self.schema, id);
+        self.calls.other(key).await
     }
 
     async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
         let _slot = self.listing_slots.take().await?;
-        read::page(&self.primary, &self.schema, filter).await
+        let page = read::page(&self.primary, &self.schema, filter);
+        self.calls.other(page).await
     }
 
     async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
-        write::apply(&self.primary, &self.schema, change).await
+        let applied = write::apply(&self.primary, &self.schema, change);
+        self.calls.other(applied).await
     }
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
-        write::record_usage(&self.primary, &self.schema, batch).await
+        let recorded = write::record_usage(&self.primary, &self.schema, batch);
+        self.calls.other(recorded).await
     }
 
     async fn usage(
@@ -218,7 +251,8 @@ impl KeyRepository for PostgresStore {
         to: Timestamp,
     ) -> Result<Vec<UsageBucket>, StoreError> {
         let _slot = self.listing_slots.take().await?;
-        read::usage(&self.primary, &self.schema, id, from, to).await
+        let usage = read::usage(&self.primary, &self.schema, id, from, to);
+        self.calls.other(usage).await
     }
 
     async fn events(
@@ -228,7 +262,8 @@ impl KeyRepository for PostgresStore {
         limit: usize,
     ) -> Result<EventPage, StoreError> {
         let _slot = self.listing_slots.take().await?;
-        read::events(&self.primary, &self.schema, id, before, limit).await
+        let events = read::events(&self.primary, &self.schema, id, before, limit);
+        self.calls.other(events).await
     }
 
     async fn take_credits(
@@ -238,14 +273,16 @@ impl KeyRepository for PostgresStore {
         at_most: u64,
         now: Timestamp,
     ) -> Result<Option<CreditGrant>, StoreError> {
-        credits::take(&self.primary, &self.schema, id, at_least, at_most, now).await
+        let taken = credits::take(&self.primary, &self.schema, id, at_least, at_most, now);
+        self.calls.for_request(taken).await
     }
 
     async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
         if returns.is_empty() {
             return Ok(());
         }
-        credits::give_back(&self.primary, &self.schema, returns).await
+        let given_back = credits::give_back(&self.primary, &self.schema, returns);
+        self.calls.other(given_back).await
     }
 
     async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
@@ -253,6 +290,7 @@ impl KeyRepository for PostgresStore {
             return Ok(Vec::new());
         }
         let _slot = self.listing_slots.take().await?;
-        credits::balances(&self.primary, &self.schema, ids).await
+        let balances = credits::balances(&self.primary, &self.schema, ids);
+        self.calls.other(balances).await
     }
 }

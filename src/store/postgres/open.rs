@@ -6,6 +6,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool};
 use tokio::time::timeout;
 
+use super::calls::Calls;
 use super::lease::Lease;
 use super::replica::Replica;
 use super::schema::Schema;
@@ -21,6 +22,7 @@ pub struct PostgresBuilder {
     max_connections: u32,
     acquire_timeout: Duration,
     statement_timeout: Option<Duration>,
+    deadline: Duration,
 }
 
 #[derive(Clone)]
@@ -33,6 +35,13 @@ enum ReplicaSource {
 /// up first.
 const FIRST_CONNECTION: Duration = Duration::from_secs(10);
 
+/// Time limit for the sign of life of an idle connection. Past it another connection is made in its place.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
+
+/// Silence of a client after which the server asks for a sign of life, and the time limit for that sign, in
+/// seconds.
+const SILENT_CLIENT: u32 = 30;
+
 impl PostgresBuilder {
     pub(super) fn new() -> Self {
         Self {
@@ -41,6 +50,7 @@ impl PostgresBuilder {
             max_connections: 10,
             acquire_timeout: Duration::from_millis(1_500),
             statement_timeout: Some(Duration::from_secs(5)),
+            deadline: Duration::from_secs(10),
         }
     }
 
@@ -77,17 +87,14 @@ impl PostgresBuilder {
     }
 
     /// At most this many connections to each server, made as they are needed. A lookup, a change
-    /// and a batch of use take one each, and the bus keeps one for as long as it listens. Default:
-    /// 10.
+    /// and a batch of use take one each. A quarter, and at least one, is kept for lookups where there
+    /// are several. The bus has two connections of its own for as long as it listens. Default: 10.
     ///
     /// # Panics
     ///
-    /// When `most` is below 2.
+    /// When `most` is 0.
     pub fn max_connections(mut self, most: u32) -> Self {
-        assert!(
-            most > 1,
-            "a store needs two connections: one of them listens for changes"
-        );
+        assert!(most > 0, "a store without connections finds no key");
         self.max_connections = most;
         self
     }
@@ -104,10 +111,26 @@ impl PostgresBuilder {
     /// more; none for the server's own limit. One in the URL (`?options=-c%20statement_timeout=2s`)
     /// comes first. Default: 5 seconds.
     ///
-    /// It is a parameter of the connection. `PgBouncer` refuses those that it does not know: choose
-    /// none there, and set the limit for the role (`ALTER ROLE … SET statement_timeout`).
+    /// With it go limits for the server's side of a connection that has fallen silent: its TCP
+    /// keepalive, and the idle time of a transaction, which is the [deadline](Self::deadline).
+    ///
+    /// They are parameters of the connection. `PgBouncer` refuses those that it does not know: choose
+    /// none there, and set the limits for the role (`ALTER ROLE … SET statement_timeout`).
     pub fn statement_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.statement_timeout = timeout.into();
+        self
+    }
+
+    /// Sets the time limit of a call of the store, its wait for a connection included; a batch of new keys
+    /// has six times as long. Past it the call fails and its connection is closed, since a connection that a
+    /// firewall has dropped brings no answer and no error. Nobody knows then whether a change was made.
+    /// Default: 10 seconds.
+    ///
+    /// Choose more than the [statement timeout](Self::statement_timeout), after which a server that is
+    /// there says so. Lookups for requests have the shorter
+    /// [`lookup_deadline`](crate::CacheConfig::lookup_deadline) of the cache as well.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
         self
     }
 
@@ -139,11 +162,13 @@ impl PostgresBuilder {
             shares_pool: false,
             replica,
             schema: Arc::new(schema),
+            calls: Arc::new(Calls::new(self.deadline, self.max_connections)),
         })
     }
 
     /// Keeps keys in the database of an application's own pool: see [`PostgresStore::from_pool`].
-    /// The pool's settings stay as they are; the builder's are those of a replica's URL.
+    /// The pool's settings stay as they are; the builder's are those of a replica's URL, and the
+    /// [deadline](Self::deadline).
     ///
     /// # Errors
     ///
@@ -154,12 +179,14 @@ impl PostgresBuilder {
         let mut lease = Lease::of(&pool).await?;
         migrations::run(&mut lease, &schema).await?;
         lease.finish();
+        let connections = pool.options().get_max_connections();
         Ok(PostgresStore {
             listing_slots: listing_slots(&pool),
             primary: pool,
             shares_pool: true,
             replica,
             schema: Arc::new(schema),
+            calls: Arc::new(Calls::new(self.deadline, connections)),
         })
     }
 
@@ -179,21 +206,40 @@ impl PostgresBuilder {
         if options.get_application_name().is_none() {
             options = options.application_name("tower-api-key");
         }
-        let chosen = options.get_options().unwrap_or_default();
-        if let Some(timeout) = self.statement_timeout
-            && !chosen.contains("statement_timeout")
-        {
-            // To the server, 0 would be no limit.
-            let millis = timeout.as_millis().max(1);
-            options = options.options([("statement_timeout", millis)]);
-        }
-        Ok(options)
+        let chosen = options.get_options().unwrap_or_default().to_owned();
+        let limits = self.server_limits().into_iter();
+        let missing = limits.filter(|(name, _)| !chosen.contains(name));
+        Ok(missing.fold(options, |options, limit| options.options([limit])))
+    }
+
+    /// The limits that the server is asked to keep to.
+    fn server_limits(&self) -> Vec<(&'static str, u128)> {
+        let Some(statement) = self.statement_timeout else {
+            return Vec::new();
+        };
+        // To the server, 0 would be no limit.
+        let millis = |time: Duration| time.as_millis().max(1);
+        vec![
+            ("statement_timeout", millis(statement)),
+            ("idle_in_transaction_session_timeout", millis(self.deadline)),
+            ("tcp_keepalives_idle", SILENT_CLIENT.into()),
+            ("tcp_keepalives_interval", u128::from(SILENT_CLIENT) / 3),
+            ("tcp_user_timeout", u128::from(SILENT_CLIENT) * 1_000),
+        ]
     }
 
     fn pool(&self, options: PgConnectOptions) -> PgPool {
+        let patience = SIGN_OF_LIFE.min(self.acquire_timeout / 3);
         PgPoolOptions::new()
             .max_connections(self.max_connections)
             .acquire_timeout(self.acquire_timeout)
+            // In the place of the pool's own test, which has no time limit: behind a firewall that has
+            // dropped them, each idle connection would cost a call its whole time.
+            .test_before_acquire(false)
+            .before_acquire(move |connection, _| {
+                let answer = timeout(patience, connection.ping());
+                Box::pin(async move { Ok(matches!(answer.await, Ok(Ok(())))) })
+            })
             .connect_lazy_with(options)
     }
 }
@@ -206,6 +252,7 @@ impl fmt::Debug for PostgresBuilder {
             .field("max_connections", &self.max_connections)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("statement_timeout", &self.statement_timeout)
+            .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }
 }

@@ -13,11 +13,13 @@ mod write;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use sqlx::SqlitePool;
 
+use super::sql::deadline::within;
 use super::sql::listing_slots::ListingSlots;
 use super::{
     EventCursor, EventPage, KeyChange, KeyFilter, KeyInsertion, KeyPage, KeyRepository, KeyStore,
@@ -29,6 +31,13 @@ use crate::record::{
     Credential, CreditBalance, CreditGrant, CreditReturn, Key, KeyEvent, KeyId, KeyRecord,
     UsageBatch, UsageBucket,
 };
+
+/// Time limit of a call, for a disk that does not answer. SQLite itself waits for another process's lock,
+/// for five seconds.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The same for a batch of new keys.
+const BATCH_DEADLINE: Duration = Duration::from_mins(3);
 
 /// Keys in an SQLite database. Clones share the connections.
 ///
@@ -65,7 +74,8 @@ impl SqliteStore {
     /// that begins with letters and a colon needs `sqlite:` or `./` before it.
     ///
     /// A file is put into WAL mode and synchronized on every commit. A write that another process
-    /// blocks for five seconds fails.
+    /// blocks for five seconds fails, and so does a call that the disk has not answered after thirty, or
+    /// after three minutes for a batch of new keys.
     ///
     /// # Errors
     ///
@@ -143,7 +153,7 @@ impl fmt::Debug for SqliteStore {
 #[async_trait]
 impl KeyStore for SqliteStore {
     async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
-        read::find(&self.readers, digest).await
+        within(DEADLINE, read::find(&self.readers, digest)).await
     }
 
     fn bus(&self) -> Option<Arc<dyn InvalidationBus>> {
@@ -160,28 +170,32 @@ impl KeyRepository for SqliteStore {
         credential: &Credential,
         event: &KeyEvent,
     ) -> Result<(), StoreError> {
-        write::insert(&self.writer, record, credential, event).await
+        within(
+            DEADLINE,
+            write::insert(&self.writer, record, credential, event),
+        )
+        .await
     }
 
     async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
-        batch::insert(&self.writer, batch).await
+        within(BATCH_DEADLINE, batch::insert(&self.writer, batch)).await
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
-        read::key(&self.readers, id).await
+        within(DEADLINE, read::key(&self.readers, id)).await
     }
 
     async fn list(&self, filter: &KeyFilter) -> Result<KeyPage, StoreError> {
         let _slot = self.listing_slots.take().await?;
-        read::page(&self.listings, filter).await
+        within(DEADLINE, read::page(&self.listings, filter)).await
     }
 
     async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
-        write::apply(&self.writer, change).await
+        within(DEADLINE, write::apply(&self.writer, change)).await
     }
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
-        write::record_usage(&self.writer, batch).await
+        within(DEADLINE, write::record_usage(&self.writer, batch)).await
     }
 
     async fn usage(
@@ -191,7 +205,7 @@ impl KeyRepository for SqliteStore {
         to: Timestamp,
     ) -> Result<Vec<UsageBucket>, StoreError> {
         let _slot = self.listing_slots.take().await?;
-        read::usage(&self.listings, id, from, to).await
+        within(DEADLINE, read::usage(&self.listings, id, from, to)).await
     }
 
     async fn events(
@@ -201,7 +215,8 @@ impl KeyRepository for SqliteStore {
         limit: usize,
     ) -> Result<EventPage, StoreError> {
         let _slot = self.listing_slots.take().await?;
-        read::events(&self.listings, id, before, limit).await
+        let events = read::events(&self.listings, id, before, limit);
+        within(DEADLINE, events).await
     }
 
     async fn take_credits(
@@ -211,14 +226,18 @@ impl KeyRepository for SqliteStore {
         at_most: u64,
         now: Timestamp,
     ) -> Result<Option<CreditGrant>, StoreError> {
-        credits::take(&self.writer, id, at_least, at_most, now).await
+        within(
+            DEADLINE,
+            credits::take(&self.writer, id, at_least, at_most, now),
+        )
+        .await
     }
 
     async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
         if returns.is_empty() {
             return Ok(());
         }
-        credits::give_back(&self.writer, returns).await
+        within(DEADLINE, credits::give_back(&self.writer, returns)).await
     }
 
     async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {
@@ -226,6 +245,6 @@ impl KeyRepository for SqliteStore {
             return Ok(Vec::new());
         }
         let _slot = self.listing_slots.take().await?;
-        credits::balances(&self.listings, ids).await
+        within(DEADLINE, credits::balances(&self.listings, ids)).await
     }
 }

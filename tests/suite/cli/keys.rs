@@ -13,6 +13,7 @@ use tower_api_key::{
 };
 
 use super::{Said, Shell};
+use crate::core_support::SHUTDOWN;
 use crate::postgres::Database;
 
 #[test]
@@ -144,7 +145,7 @@ async fn credits_are_shown_and_set() {
     let needs = Requirements::new().cost(4);
     let attempt = Attempt::new(&secret);
     keys.verifier().verify(attempt, &needs).await.unwrap();
-    keys.shutdown().await.unwrap();
+    keys.shutdown(SHUTDOWN).await.unwrap();
     let says = |arguments: &[&str], text: &str| {
         let said = shell.run(&[&["credits", &id], arguments].concat());
         let line = said.is(0).stdout.trim_end().to_owned();

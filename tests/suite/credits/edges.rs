@@ -12,7 +12,7 @@ use tower_api_key::{
 };
 
 use super::{admits, issue, left, rush, spend, stored, with};
-use crate::core_support::{Bench, refusal, settle};
+use crate::core_support::{Bench, SHUTDOWN, refusal, settle};
 use crate::redis_server::shared_url;
 use crate::support::{bearing, limit, send};
 
@@ -68,7 +68,7 @@ async fn what_was_leased_of_an_older_budget_is_void() {
     let nothing = KeyUpdate::new().credits(Credits::new(0));
     bench.keys.update(id, nothing).await.unwrap();
     assert!(!admits(&bench.keys, &text, 1).await);
-    bench.keys.shutdown().await.unwrap();
+    bench.keys.shutdown(SHUTDOWN).await.unwrap();
     assert_eq!(stored(&bench, id).await, 0);
 }
 

@@ -8,7 +8,7 @@ use tower_api_key::testing::{ManualClock, ScriptedStore};
 use tower_api_key::{ApiKeys, Credits, KeyId, KeyUpdate, MemoryStore, NewKey, Refill};
 
 use super::{admits, issue, left, spend};
-use crate::core_support::settle;
+use crate::core_support::{SHUTDOWN, settle};
 
 const INSTANCES: usize = 3;
 
@@ -151,7 +151,7 @@ impl World {
             }
             Step::Flush(instance) => self.instances[instance].flush().await.unwrap(),
             Step::Restart(number) => {
-                self.instances[number].shutdown().await.unwrap();
+                self.instances[number].shutdown(SHUTDOWN).await.unwrap();
                 self.instances[number] = instance(&self.store, &self.clock);
             }
             Step::Crash(number) => {
@@ -188,7 +188,7 @@ impl World {
 
     async fn end(self) {
         for keys in &self.instances {
-            keys.shutdown().await.unwrap();
+            keys.shutdown(SHUTDOWN).await.unwrap();
         }
         let left = left(&self.instances[0], self.id).await;
         let sum = self.spent + left;

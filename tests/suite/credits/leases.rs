@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tower_api_key::{DenialKind, DenialReason, NewKey, Verifier};
 
 use super::{admits, issue, left, spend, stored, with};
-use crate::core_support::{Bench, NANOSECOND, SECOND, almost, settle};
+use crate::core_support::{Bench, NANOSECOND, SECOND, SHUTDOWN, almost, settle};
 
 #[tokio::test]
 async fn every_credit_is_spent_and_none_twice() {
@@ -139,9 +139,23 @@ async fn shutdown_gives_back_all() {
         assert!(admits(&bench.keys, &text, 1).await);
         assert!(admits(&bench.keys, &another, 3).await);
     }
-    bench.keys.shutdown().await.unwrap();
+    bench.keys.shutdown(SHUTDOWN).await.unwrap();
     assert_eq!(stored(&bench, id).await, 980);
     assert_eq!(stored(&bench, other).await, 940);
+}
+
+#[tokio::test]
+async fn a_shutdown_says_how_many_credits_were_not_taken_back() {
+    let bench = Bench::new();
+    let (id, text) = issue(&bench.keys, with(1_000)).await;
+    for _ in 0..20 {
+        assert!(admits(&bench.keys, &text, 1).await);
+    }
+    let leased = 980 - stored(&bench, id).await;
+    assert!(leased > 0);
+    bench.store.fail(true);
+    let failed = bench.keys.shutdown(SECOND / 10).await.unwrap_err();
+    assert_eq!((failed.uses(), failed.credits()), (20, leased));
 }
 
 #[tokio::test]
@@ -155,7 +169,7 @@ async fn shutdown_waits_for_a_lease_that_is_under_way() {
     bench.store.written(writes + 1).await;
     waiting.abort();
     let keys = bench.keys.clone();
-    let shutdown = tokio::spawn(async move { keys.shutdown().await });
+    let shutdown = tokio::spawn(async move { keys.shutdown(SHUTDOWN).await });
     settle().await;
     bench.store.hold_writes(false);
     shutdown.await.unwrap().unwrap();
@@ -268,7 +282,7 @@ async fn a_failed_return_is_lost_and_not_tried_again() {
     assert!(flush.await.unwrap().is_err());
     bench.store.fail(false);
     bench.keys.flush().await.unwrap();
-    bench.keys.shutdown().await.unwrap();
+    bench.keys.shutdown(SHUTDOWN).await.unwrap();
     assert_eq!(stored(&bench, id).await, 980, "{leased} once");
 }
 

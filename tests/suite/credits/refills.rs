@@ -5,6 +5,7 @@ use tower_api_key::testing::ManualClock;
 use tower_api_key::{ApiKeys, Credits, MemoryStore, NewKey, Refill};
 
 use super::{admits, issue, left, spend};
+use crate::core_support::SHUTDOWN;
 
 fn time(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -76,7 +77,7 @@ async fn a_refill_sets_and_does_not_add() {
     clock.advance(std::time::Duration::from_hours(72));
     assert_eq!(left(&keys, id).await, 100);
     assert!(admits(&keys, &text, 60).await);
-    keys.shutdown().await.unwrap();
+    keys.shutdown(SHUTDOWN).await.unwrap();
     assert_eq!(left(&keys, id).await, 40);
 }
 
@@ -89,7 +90,7 @@ async fn what_was_taken_yesterday_is_not_given_back_today() {
         assert!(admits(&keys, &text, 1).await);
     }
     clock.advance(std::time::Duration::from_hours(12));
-    keys.shutdown().await.unwrap();
+    keys.shutdown(SHUTDOWN).await.unwrap();
     assert_eq!(left(&keys, id).await, 100);
     assert!(admits(&keys, &text, 100).await);
     assert!(!admits(&keys, &text, 1).await);

@@ -7,6 +7,7 @@ use tokio::sync::Barrier;
 use tower_api_key::{ApiKeys, KeyRepository, SqliteStore};
 
 use super::{admits, issue, left, with};
+use crate::core_support::SHUTDOWN;
 use crate::postgres::Database;
 
 /// A thousand requests at once, over all instances: how many were let through.
@@ -36,7 +37,7 @@ async fn one_credit_is_spent_once(stores: [impl KeyRepository; 3]) {
     let admitted = storm(&instances, &text).await;
     assert!(admitted <= 700, "{admitted}");
     for keys in &instances {
-        keys.shutdown().await.unwrap();
+        keys.shutdown(SHUTDOWN).await.unwrap();
     }
     assert_eq!(left(&instances[0], id).await, 700 - admitted);
 }
@@ -67,7 +68,7 @@ async fn balances_survive_a_restart() {
     let keys = open().await;
     let (id, text) = issue(&keys, with(10)).await;
     assert!(admits(&keys, &text, 3).await);
-    keys.shutdown().await.unwrap();
+    keys.shutdown(SHUTDOWN).await.unwrap();
     let keys = open().await;
     assert_eq!(left(&keys, id).await, 7);
     assert!(admits(&keys, &text, 7).await);
@@ -108,7 +109,7 @@ async fn no_instance_is_told_of_a_balance_in_postgres() {
     for _ in 0..3 {
         assert!(admits(&keys, &text, 20).await);
     }
-    keys.shutdown().await.unwrap();
+    keys.shutdown(SHUTDOWN).await.unwrap();
     // What PostgreSQL has to tell comes before the next answer.
     let pool = database.pool().await;
     let marker = "SELECT pg_notify($1, 'the end')";
@@ -134,6 +135,6 @@ async fn no_instance_is_told_of_a_balance_in_sqlite() {
     };
     let before = revision().await;
     assert!(admits(&keys, &text, 20).await);
-    keys.shutdown().await.unwrap();
+    keys.shutdown(SHUTDOWN).await.unwrap();
     assert_eq!(revision().await, before);
 }

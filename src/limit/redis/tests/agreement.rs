@@ -1,5 +1,6 @@
 //! The scripts decide as the pure function does, and the model as the scripts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -91,11 +92,10 @@ fn limits(quotas: &[u64], large: bool) -> Vec<(RateLimit, LimitSpace)> {
 }
 
 /// A connection, on a runtime that outlives it.
-fn connected() -> (tokio::runtime::Runtime, Link) {
+fn connected() -> (tokio::runtime::Runtime, Arc<Link>) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let link = runtime
-        .block_on(Link::to_server(&super::server::url()))
-        .unwrap();
+    let link = Arc::new(Link::to_server(&super::server::url()).unwrap());
+    assert!(runtime.block_on(link.connect()).unwrap());
     (runtime, link)
 }
 
