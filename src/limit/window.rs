@@ -196,7 +196,7 @@ impl Window {
     /// Raises the count to that of `other`, a window of the same length, at every time at which it
     /// is lower.
     pub(super) fn cover(&mut self, other: &Self) {
-        let mut times: SmallVec<[u64; 2 * Self::PLACES]> = self
+        let mut times: SmallVec<[u64; 64]> = self
             .buckets()
             .chain(other.buckets())
             .map(|bucket| bucket.time)
