@@ -79,6 +79,10 @@ impl ApiKeys {
                     event,
                 };
                 let applied = this.repository.apply(&change).await;
+                if matches!(applied, Ok(true)) {
+                    let cache = &this.verifier.parts.cache;
+                    cache.note_version(id, change.record.version);
+                }
                 let credentials = key.credentials.iter().chain(&change.add_credential);
                 let digests = credentials.map(|credential| DigestTag::of(&credential.digest));
                 // Also after an error: it may have been written all the same.
