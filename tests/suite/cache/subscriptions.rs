@@ -9,7 +9,7 @@ use tower_api_key::{
 };
 
 use super::TTL;
-use crate::core_support::{NANOSECOND, SECOND, almost, outage, refusal, settle, verify};
+use crate::core_support::{NANOSECOND, almost, outage, refusal, settle, verify};
 use crate::invalidation::ScriptedBus;
 
 const SILENCE: Duration = Duration::from_secs(5);
