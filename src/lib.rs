@@ -114,6 +114,7 @@ mod denial;
 #[cfg(feature = "axum")]
 mod extract;
 mod failures;
+mod flight;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 mod invalidation;

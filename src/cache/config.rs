@@ -30,8 +30,9 @@ impl CacheConfig {
         self.lookup_deadline
     }
 
-    /// The most keys to remember, two to three kilobytes each with the counter of a limit, beside
-    /// half a megabyte to four for a table of the hottest. Default: 100,000.
+    /// The most keys to remember, two to three kilobytes each with the counter of a limit, and
+    /// half a megabyte to four for a table of the hottest. The newest versions of as many keys are
+    /// remembered too, at some 40 bytes each. Default: 100,000.
     pub fn capacity(mut self, keys: u64) -> Self {
         self.capacity = keys;
         self
@@ -45,7 +46,12 @@ impl CacheConfig {
         self
     }
 
-    /// How long past its TTL a key keeps working while the store fails. Default: 10 minutes.
+    /// The time for which a known key keeps working while the store fails: past its TTL, and, where
+    /// there is a bus, past [`max_bus_silence`](Self::max_bus_silence) after the last proof that the
+    /// key was up to date. Whichever ends first counts. Default: 10 minutes.
+    ///
+    /// A store is taken to fail once a lookup has run and failed. A lookup that waits for its turn in
+    /// vain is no proof of that: then a known key is used only while the bus vouches for it.
     pub fn stale_if_error(mut self, time: Duration) -> Self {
         self.stale_if_error = time;
         self
@@ -79,7 +85,8 @@ impl CacheConfig {
     }
 
     /// The most lookups that are under way or waiting for their turn; beyond it a key that the
-    /// cache does not know is answered with an outage at once. Default: 4,096.
+    /// cache does not know is answered with an outage at once. As many lookups of keys that were known
+    /// before may wait too, and have their turn first. Default: 4,096.
     ///
     /// # Panics
     ///
@@ -93,16 +100,18 @@ impl CacheConfig {
         self
     }
 
-    /// How long a lookup may take, its wait for a turn included, before it counts as an outage.
+    /// The longest time that a lookup may take, its wait for a turn included, before it counts as an
+    /// outage: to an eighth, for a request that waits for others. A lookup whose turn came late goes on
+    /// for as long once more, for those who ask next.
     /// Default: 2 seconds.
     pub fn lookup_deadline(mut self, deadline: Duration) -> Self {
         self.lookup_deadline = deadline;
         self
     }
 
-    /// How long the [bus](crate::InvalidationBus) may give no sign of life until nothing is
-    /// trusted that was read longer ago: what other instances change holds here after that time
-    /// at the latest. Without a bus only the TTL bounds it. Default: 5 seconds.
+    /// The time for which the last proof of the [bus](crate::InvalidationBus) is trusted. After it
+    /// every key that was read longer ago has to be read again: what other instances change holds
+    /// here after that time at the latest. Without a bus only the TTL bounds it. Default: 5 seconds.
     ///
     /// # Panics
     ///
@@ -116,8 +125,9 @@ impl CacheConfig {
         self
     }
 
-    /// How far the replicas of a store may lag behind: that long after a key was changed it is
-    /// read from the primary. Default: 60 seconds.
+    /// The longest time by which replicas of a store lag behind: for so long after a change a key is
+    /// read from the primary. A replica that lags further brings no older version of a key back than
+    /// this process has seen. Default: 60 seconds.
     pub fn replica_lag(mut self, lag: Duration) -> Self {
         self.replica_lag = lag;
         self
@@ -137,6 +147,11 @@ impl CacheConfig {
 
     pub(super) fn usable_nanos(&self) -> u64 {
         nanos(self.ttl.saturating_add(self.stale_if_error))
+    }
+
+    /// The longest time since the last proof for which a key is used while the store fails.
+    pub(super) fn unproved_nanos(&self) -> u64 {
+        nanos(self.max_bus_silence.saturating_add(self.stale_if_error))
     }
 
     pub(super) fn miss_ttl_nanos(&self) -> u64 {

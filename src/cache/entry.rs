@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use super::Asked;
 use crate::clock::{Moment, saturating_nanos};
 use crate::credits::{Account, CreditOutage, Refused, Reserve, Reserved};
 use crate::limit::{RateLimits, Subject, SubjectId};
@@ -37,6 +38,9 @@ pub(crate) struct CachedKey {
     /// Whom limits count for: the key itself, and its owner.
     pub(crate) key_subject: Subject,
     pub(crate) usage: UsageCell,
+    /// The time up to which this is known to be the state of the key, in monotonic nanoseconds: that of the read
+    /// from the primary, or that of the last proof of the bus before a read from a replica.
+    pub(super) known_at: u64,
     pub(crate) owner_subject: Option<Subject>,
     pub(crate) credential: Credential,
     pub(crate) record: KeyRecord,
@@ -55,13 +59,13 @@ pub(crate) enum Funds {
 impl CachedKey {
     const NOT_YET: u64 = u64::MAX;
 
-    pub(crate) fn new(stored: StoredKey, generation: u64, asked_at: u64) -> Self {
+    pub(crate) fn new(stored: StoredKey, asked: Asked) -> Self {
         let StoredKey { record, credential } = stored;
         let ends = [record.expires_at, credential.expires_at];
         let owner = record.owner.as_deref();
         Self {
-            generation,
-            asked_at,
+            generation: asked.generation,
+            asked_at: asked.at,
             ends_at: ends
                 .into_iter()
                 .flatten()
@@ -86,6 +90,7 @@ impl CachedKey {
             },
             key_subject: Subject::new(SubjectId::Key(record.id)),
             usage: UsageCell::default(),
+            known_at: asked.known_at,
             owner_subject: owner.map(|owner| Subject::new(SubjectId::Owner(owner.into()))),
             credential,
             record,

@@ -13,8 +13,11 @@ use crate::record::KeyId;
 /// floor raised for another key costs a lookup and nothing else.
 pub(super) struct Generations {
     current: AtomicU64,
+    /// The least generation that is good for any key.
     floor: AtomicU64,
-    /// When `floor` was raised last; 0 for never.
+    /// The least generation that need not be read again, for any key.
+    reread_floor: AtomicU64,
+    /// The time at which either of the two was raised last; 0 for never.
     raised_at: AtomicU64,
     /// How often any floor of keys was raised.
     raised: AtomicU64,
@@ -27,6 +30,7 @@ impl Generations {
         Self {
             current: AtomicU64::new(0),
             floor: AtomicU64::new(0),
+            reread_floor: AtomicU64::new(0),
             raised_at: AtomicU64::new(0),
             raised: AtomicU64::new(0),
             key_floors: Floors::new(),
@@ -39,6 +43,7 @@ impl Generations {
         self.current.load(Ordering::SeqCst)
     }
 
+    /// Returns whether nothing is known to have changed since `key` was loaded, nor can have changed unnoticed.
     #[inline]
     pub(super) fn is_current(&self, key: &CachedKey) -> bool {
         // Before the floors: they are raised before the count is, so a key is not taken for held
@@ -47,17 +52,27 @@ impl Generations {
         if key.held_against.load(Ordering::Relaxed) == raised {
             return true;
         }
-        let is_current = key.generation >= self.floor.load(Ordering::SeqCst)
-            && key.generation >= self.key_floors.of(key.record.id.place());
+        let is_current = key.generation >= self.least_current(key.record.id);
         if is_current {
             key.held_against.store(raised, Ordering::Relaxed);
         }
         is_current
     }
 
+    /// Returns whether nothing is known to have changed since `key` was loaded.
+    pub(super) fn is_unchanged(&self, key: &CachedKey) -> bool {
+        key.generation >= self.floor.load(Ordering::SeqCst)
+            && key.generation >= self.key_floors.of(key.record.id.place())
+    }
+
+    /// The least generation in which a key had to be loaded to be current.
+    pub(super) fn least_current(&self, id: KeyId) -> u64 {
+        let of_all = self.least_of_all();
+        of_all.max(self.key_floors.of(id.place()))
+    }
+
     pub(super) fn is_current_miss(&self, digest: &KeyDigest, generation: u64) -> bool {
-        generation >= self.floor.load(Ordering::SeqCst)
-            && generation >= self.digest_floors.of(digest.place())
+        generation >= self.least_of_all() && generation >= self.digest_floors.of(digest.place())
     }
 
     pub(super) fn invalidate(&self, id: KeyId, digests: &[DigestTag], now: Moment) {
@@ -73,6 +88,29 @@ impl Generations {
         self.raised_at.fetch_max(since_start(now), Ordering::SeqCst);
         self.floor.fetch_max(self.next(), Ordering::SeqCst);
         self.raised.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Has everything read again that was loaded before now. Returns the generation that begins.
+    pub(super) fn read_all_again(&self, now: Moment) -> u64 {
+        self.raised_at.fetch_max(since_start(now), Ordering::SeqCst);
+        let generation = self.next();
+        self.reread_floor.fetch_max(generation, Ordering::SeqCst);
+        self.raised.fetch_add(1, Ordering::SeqCst);
+        generation
+    }
+
+    /// Invalidates all loads of key `id` but the one of `generation`, which has shown that the key has changed.
+    /// Returns the generation to keep that load under: the new one, unless something else was invalidated since it
+    /// began. Then it is invalidated too, and the key is read once more.
+    pub(super) fn outdate_others(&self, id: KeyId, generation: u64, now: Moment) -> u64 {
+        let (current, next) = (&self.current, generation + 1);
+        let overtaken = current
+            .compare_exchange(generation, next, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err();
+        let floor = if overtaken { self.next() } else { next };
+        self.key_floors.raise(id.place(), floor, now);
+        self.raised.fetch_add(1, Ordering::SeqCst);
+        if overtaken { generation } else { next }
     }
 
     /// Whether the credential may have been changed less than `nanos` ago, as far as is known.
@@ -93,6 +131,11 @@ impl Generations {
     fn changed_within(&self, raised_at: u64, nanos: u64, now: Moment) -> bool {
         let changed_at = self.raised_at.load(Ordering::SeqCst).max(raised_at);
         changed_at > 0 && since_start(now).saturating_sub(changed_at) < nanos
+    }
+
+    fn least_of_all(&self) -> u64 {
+        let reread_floor = self.reread_floor.load(Ordering::SeqCst);
+        reread_floor.max(self.floor.load(Ordering::SeqCst))
     }
 
     fn next(&self) -> u64 {

@@ -1,11 +1,16 @@
-//! Asking the store: once for all who want to know the same, and again where a change came between.
+//! Coalesced store lookups, retried when an invalidation overtakes them.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use super::flight::Flight;
+use tokio::time::Instant;
+
+use super::lookups::Turn;
+use super::versions::Seen;
 use super::{Asked, Cached, CachedKey, Funds, KeyCache, Outage, OutageKind, Sought};
+use crate::flight::{Flight, NotLanded};
 use crate::key::KeyDigest;
 use crate::store::{StoreError, StoredKey};
 use crate::telemetry;
@@ -21,79 +26,82 @@ impl KeyCache {
         self: &Arc<Self>,
         sought: &Sought,
     ) -> Result<Option<Arc<CachedKey>>, Outage> {
-        let give_up = tokio::time::Instant::now().checked_add(self.config.lookup_deadline);
-        let in_time = || give_up.is_none_or(|end| tokio::time::Instant::now() < end);
+        let deadline = self.config.lookup_deadline;
+        let end = Instant::now().checked_add(deadline);
+        // Somewhat later, so that a lookup that had its turn at once comes to its own end first.
+        let give_up = end.and_then(|end| end.checked_add(deadline / 8 + Self::PATIENCE));
         loop {
             let answer = match self.join(sought) {
-                Joined::Flight(flight) => flight.landed().await,
+                Joined::Flight(flight) => flight.landed(give_up).await,
                 Joined::Late(Cached::Hit(key)) => return Ok(Some(key)),
                 Joined::Late(_) => return Ok(None),
                 Joined::Full => {
                     telemetry::store_looked_up(Err(OutageKind::Overloaded), None);
-                    Err(Outage::overloaded())
+                    return Err(Outage::overloaded());
                 }
             };
-            match answer {
-                Ok(found) if self.is_current(&found, &sought.digest) => return Ok(found.key),
-                // Overtaken by an invalidation, so what was read may be old.
-                Ok(_) if in_time() => {}
-                Ok(_) => return Err(Outage::deadline()),
-                Err(outage) => return Err(outage),
+            let found = match answer {
+                Ok(answer) => answer?,
+                Err(NotLanded::Late) => return Err(Outage::deadline()),
+                Err(NotLanded::Lost) => return Err(Outage::from_store("the key store panicked")),
+            };
+            if self.is_current(&found, &sought.digest) {
+                return Ok(found.key);
+            }
+            // Overtaken by an invalidation, so what was read may be old.
+            if end.is_some_and(|end| Instant::now() >= end) {
+                return Err(Outage::deadline());
             }
         }
     }
 
+    /// Added to the time that a request waits for a lookup: timers are no finer.
+    const PATIENCE: Duration = Duration::from_millis(5);
+
     /// Takes part in the lookup that is under way, or begins one.
     fn join(self: &Arc<Self>, sought: &Sought) -> Joined {
         let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        let under_way = flights.len();
-        let place = match flights.entry(sought.digest) {
+        let turn = if self.hits.contains_key(&sought.digest) {
+            Turn::Known
+        } else {
+            Turn::Stranger
+        };
+        let under_way = flights.under_way(turn);
+        let place = match flights.of.entry(sought.digest) {
             Entry::Occupied(flight) => return Joined::Flight(flight.get().clone()),
             Entry::Vacant(place) => place,
         };
-        // A flight is taken off the list after its answer is in the cache, so whoever comes too
+        // A flight is taken off the list after its answer is in the cache, so a request that comes too
         // late for it finds the answer there.
         match self.remembered(sought, self.clock.now()) {
             Cached::Absent if under_way >= self.config.max_waiting_lookups => return Joined::Full,
             Cached::Absent => {}
             known => return Joined::Late(known),
         }
-        let (flight, ticket) = Flight::new();
-        place.insert(flight.clone());
         let landing = Landing {
             cache: Arc::clone(self),
-            sought: *sought,
+            digest: sought.digest,
+            turn,
         };
-        tokio::spawn(async move {
-            let answer = landing.cache.ask(&landing.sought).await;
-            // Off the list before anybody hears of it, and also if the store panics.
-            drop(landing);
-            ticket.announce(answer);
-        });
+        let (cache, sought) = (Arc::clone(self), *sought);
+        let flight = Flight::start(async move { cache.ask(&sought, turn).await }, landing);
+        place.insert(flight.clone());
+        flights.strangers += usize::from(turn == Turn::Stranger);
         Joined::Flight(flight)
     }
 
-    /// One call of the store, and what is to be remembered of it.
-    async fn ask(&self, sought: &Sought) -> Result<Found, Outage> {
+    /// Calls the store once, and keeps its answer.
+    async fn ask(&self, sought: &Sought, turn: Turn) -> Result<Found, Outage> {
         let Sought {
             fingerprint,
             digest,
         } = sought;
-        let (asked, answer) = self
-            .lookups
-            .run(&*self.clock, async || {
-                // Before the store is asked: a change that commits after this is a later
-                // generation.
-                let asked = Asked {
-                    generation: self.generations.current(),
-                    at: self.clock.now().monotonic_nanos(),
-                };
-                (asked, self.find(digest).await)
-            })
-            .await?;
-        let key = answer.map(|mut stored| {
+        let lookup = async || self.find(digest).await;
+        let Answer { mut asked, found } = self.lookups.run(&*self.clock, turn, lookup).await?;
+        let key = found.map(|mut stored| {
+            self.learn(&stored, &mut asked);
             stored.record.limits = self.limits.sharing(&stored.record.limits);
-            let mut key = CachedKey::new(stored, asked.generation, asked.at);
+            let mut key = CachedKey::new(stored, asked);
             if let (Some(plan), Some(accounts)) = (&key.record.credits, &self.accounts) {
                 key.funds = Funds::Account(accounts.open(key.record.id, plan));
             }
@@ -107,29 +115,101 @@ impl KeyCache {
             self.hits.invalidate(digest);
             self.front.clear(fingerprint, digest);
         }
-        telemetry::cache_entries(self.hits.entry_count(), self.misses.entry_count());
+        self.report_entries();
         Ok(Found { asked, key })
     }
 
-    /// By the store's replica only where nothing says that it may be behind: the key was changed
-    /// lately, as far as is known, or a change may not have been heard of.
-    async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
+    /// Reads the key, from the store's replica only where nothing suggests that the replica is behind.
+    async fn find(&self, digest: &KeyDigest) -> Result<Answer, StoreError> {
         let (lag, now) = (self.config.replica_lag_nanos(), self.clock.now());
-        let hears = now.monotonic_nanos() < self.trusted_until.load(Ordering::SeqCst);
-        if !hears || self.generations.digest_changed_within(digest, lag, now) {
-            return self.store.find_latest(digest).await;
-        }
-        let found = self.store.find(digest).await?;
-        // Which key it is of is known only now.
-        match &found {
-            Some(stored)
-                if self
-                    .generations
-                    .key_changed_within(stored.record.id, lag, now) =>
-            {
-                self.store.find_latest(digest).await
+        // Before the store is asked: a change that commits after this is a later generation.
+        let generation = self.generations.current();
+        let at = now.monotonic_nanos();
+        let may_be_behind =
+            !self.trust.vouches(now) || self.generations.digest_changed_within(digest, lag, now);
+        if !may_be_behind {
+            // A replica may lack a later change, of which no message has arrived yet.
+            let known_at = self.trust.last_proof().min(at);
+            let found = as_asked(digest, self.store.find(digest).await?)?;
+            if !self.is_outdated(digest, found.as_ref()) {
+                let asked = Asked {
+                    generation,
+                    at,
+                    known_at,
+                    of_primary: false,
+                };
+                return Ok(Answer { asked, found });
             }
-            _ => Ok(found),
+        }
+        self.find_latest(digest).await
+    }
+
+    /// Reads the key from the primary, and refuses a version older than one that this process has seen.
+    pub(super) async fn find_latest(&self, digest: &KeyDigest) -> Result<Answer, StoreError> {
+        // Before the store is asked, as in `find`. A replica may have been asked in between.
+        let generation = self.generations.current();
+        let at = self.clock.now().monotonic_nanos();
+        let mut found = as_asked(digest, self.store.find_latest(digest).await?)?;
+        if let Some(newest) = self.newer_version(found.as_ref(), generation) {
+            // It may have been written while the older one was read. A second time that is no excuse.
+            found = as_asked(digest, self.store.find_latest(digest).await?)?;
+            match found.as_ref().map(|stored| &stored.record) {
+                Some(record) if record.version < newest => {
+                    let version = record.version;
+                    let older = format!("it has version {version}, and {newest} was seen before");
+                    return Err(StoreError::corrupt(record.id, older));
+                }
+                _ => {}
+            }
+        }
+        let asked = Asked {
+            generation,
+            at,
+            known_at: at,
+            of_primary: true,
+        };
+        Ok(Answer { asked, found })
+    }
+
+    /// Returns whether a replica's answer may lack a change that is known in this process.
+    fn is_outdated(&self, digest: &KeyDigest, found: Option<&StoredKey>) -> bool {
+        // A credential does not vanish while its key is in use; a replica may not have it yet.
+        let Some(StoredKey { record, .. }) = found else {
+            return self.hits.contains_key(digest);
+        };
+        let seen = self.versions.of(record.id);
+        // After a change, or after changes may have been missed, a key is read from the primary first. That
+        // shows the version below which no replica is believed, however long it stands still.
+        let (lag, now) = (self.config.replica_lag_nanos(), self.clock.now());
+        record.version < seen.version
+            || seen.primary_read < self.generations.least_current(record.id)
+            || self.generations.key_changed_within(record.id, lag, now)
+    }
+
+    /// The version of the key that this process has seen, if it is newer than the one found in `generation`. What
+    /// was overtaken by an invalidation may be older, and is not used anyway.
+    fn newer_version(&self, found: Option<&StoredKey>, generation: u64) -> Option<u64> {
+        let record = &found?.record;
+        let newest = self.versions.of(record.id).version;
+        let is_older = record.version < newest;
+        (is_older && generation >= self.generations.least_current(record.id)).then_some(newest)
+    }
+
+    /// Remembers the version that was read. If it is newer than the one before, whatever else was loaded of the
+    /// key is out of date: its other credentials too.
+    fn learn(&self, stored: &StoredKey, asked: &mut Asked) {
+        let id = stored.record.id;
+        let seen = Seen {
+            version: stored.record.version,
+            primary_read: if asked.of_primary {
+                asked.generation
+            } else {
+                0
+            },
+        };
+        if self.versions.note(id, seen) {
+            let now = self.clock.now();
+            asked.generation = self.generations.outdate_others(id, asked.generation, now);
         }
     }
 
@@ -141,6 +221,34 @@ impl KeyCache {
                 .is_current_miss(digest, found.asked.generation),
         }
     }
+
+    /// The number of entries, without those that were replaced or evicted: the caches count them only once they
+    /// have done what they have put off.
+    fn report_entries(&self) {
+        if cfg!(feature = "metrics") {
+            self.hits.run_pending_tasks();
+            self.misses.run_pending_tasks();
+            telemetry::cache_entries(self.hits.entry_count(), self.misses.entry_count());
+        }
+    }
+}
+
+/// Refuses the row of another credential than the one that was asked for: its owner is not who presented the text.
+/// The digests are compared in constant time.
+fn as_asked(digest: &KeyDigest, found: Option<StoredKey>) -> Result<Option<StoredKey>, StoreError> {
+    match found {
+        Some(stored) if stored.credential.digest != *digest => {
+            let other = "the key store answered with another credential than it was asked for";
+            Err(StoreError::corrupt(stored.record.id, other))
+        }
+        found => Ok(found),
+    }
+}
+
+/// The store's answer, and the circumstances of the question.
+pub(super) struct Answer {
+    pub(super) asked: Asked,
+    pub(super) found: Option<StoredKey>,
 }
 
 /// The outcome of one call of the store.
@@ -150,9 +258,26 @@ pub(super) struct Found {
     key: Option<Arc<CachedKey>>,
 }
 
-/// What became of the wish to look a digest up.
+/// The lookups under way.
+#[derive(Default)]
+pub(super) struct Flights {
+    of: HashMap<KeyDigest, Flight<Result<Found, Outage>>>,
+    /// The number of those whose turn is that of strangers.
+    strangers: usize,
+}
+
+impl Flights {
+    fn under_way(&self, turn: Turn) -> usize {
+        match turn {
+            Turn::Known => self.of.len() - self.strangers,
+            Turn::Stranger => self.strangers,
+        }
+    }
+}
+
+/// The outcome of an attempt to join a lookup.
 enum Joined {
-    Flight(Flight),
+    Flight(Flight<Result<Found, Outage>>),
     /// The flight had landed already, and this is what it brought.
     Late(Cached),
     /// Too many lookups are under way.
@@ -162,16 +287,15 @@ enum Joined {
 /// Takes a flight off the list when its lookup ends, however it ends.
 struct Landing {
     cache: Arc<KeyCache>,
-    sought: Sought,
+    digest: KeyDigest,
+    turn: Turn,
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        let mut flights = self
-            .cache
-            .flights
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        flights.remove(&self.sought.digest);
+        let flights = self.cache.flights.lock();
+        let mut flights = flights.unwrap_or_else(PoisonError::into_inner);
+        flights.of.remove(&self.digest);
+        flights.strangers -= usize::from(self.turn == Turn::Stranger);
     }
 }

@@ -1,37 +1,83 @@
-//! Keys in memory: promises about freshness, in front of a [`KeyStore`].
+//! In-process key cache: coalesced lookups, immediate invalidation, stated bounds while parts fail.
 //!
-//! How it decides:
+//! A verification asks the cache first. A fresh entry is served from memory; otherwise the key is loaded from the
+//! [`KeyStore`], once, however many requests ask for it at that moment. Start reading at [`KeyCache::get`].
 //!
-//! 1. A *hit* is a key whose load began less than [`CacheConfig::ttl`] ago and that was not
-//!    invalidated since.
-//! 2. Hits live in a [`moka`] cache, and the hottest of them in a small table in front of it.
-//!    Misses live in a cache of their own, so that random keys cannot push real ones out.
-//!    The table knows a key by the *fingerprint* of its text rather than by its digest: half of
-//!    SHA-256, under a secret of this process. To find another text of the same fingerprint is to
-//!    guess a number of 128 bits, so what has it is the text that was found by its digest before.
-//!    Whether the key is still good is asked as of any other, at each hit.
-//! 3. Any number of concurrent lookups for one digest are one call of the store, in a task of its
-//!    own: whoever started it may go away.
-//! 4. Every load takes the number of the current *generation* before it asks the store; every
-//!    invalidation starts a new generation and notes its number as the least that is still good
-//!    for that key. The two are compared whenever a key is taken out, so a stale value may well
-//!    be put in by a load that was overtaken, but it is never used.
-//! 5. When the store fails, a key that was loaded before still counts as a hit for
-//!    [`CacheConfig::stale_if_error`] past its TTL, unless it was invalidated.
+//! # Where entries live
+//!
+//! Found keys live in a [`moka`] cache, the hottest of them in a small table in front of it, and unknown digests in
+//! a cache of their own, so that random keys cannot push real ones out. The table recognises a key by the
+//! *fingerprint* of its text: half of SHA-256, under a secret of this process. Finding another text of the same
+//! fingerprint means guessing a number of 128 bits. The state of an entry is checked at each hit.
+//!
+//! # The states of an entry
+//!
+//! | state | condition | use |
+//! | --- | --- | --- |
+//! | [fresh](EntryState::Fresh) | younger than [`CacheConfig::ttl`], vouched for by the bus, nothing changed | served |
+//! | [to be read again](EntryState::ReadAgain) | no longer fresh, within the bounds below | served only if a lookup ran and failed |
+//! | [dead](EntryState::Dead) | known to have changed, or beyond the bounds | never served again |
+//!
+//! A new read replaces an entry. A dead entry stays dead: no outage, no reconnection and
+//! no replica brings it back. Two times decide on the others:
+//!
+//! - its *age*, from the moment when the store was asked. It stays below the TTL, and in an outage below the TTL plus
+//!   [`CacheConfig::stale_if_error`], with a bus and without.
+//! - the *last proof* that it was up to date: the read itself, or a later proof of the bus in the subscription in which
+//!   it was read. A read from a replica proves no more than the bus had before it. The last proof lies at most
+//!   [`CacheConfig::max_bus_silence`] in the past, and in an outage at most that plus `stale_if_error`.
+//!
+//! So a change is in force at once where it was made or arrived over the bus. Elsewhere it is noticed within
+//! `max_bus_silence`. While the store cannot be read, it is noticed within `max_bus_silence + stale_if_error` of the
+//! last proof.
+//!
+//! ```text
+//! bus        ── proof ── proof ──✕ lost           subscribed again ── proof ──✕ lost
+//! store      ─────────────────────✕ down           ✓ up, briefly ───────────────✕ down
+//!                          │     │                 │                            │
+//! entry A    fresh ────────┼─────┼─ fresh ─┐ read again fails: served           │
+//!                       last proof         max_bus_silence later                │
+//!                                                  │ has to be read again       │
+//!   not read in that time                          └ still to be read ──────────┴ served, until
+//!                                                    max_bus_silence + stale_if_error after A's last proof
+//!   read in that time                              └ fresh, with a new last proof
+//! entry B    revoked here: dead ──────────────────── dead ─────────────────────── dead, 503 until it is read
+//! ```
+//!
+//! A new subscription puts the outage in doubt as well: the store is asked again before any entry is served for its
+//! failure.
+//!
+//! # How a change wins over a lookup in flight
+//!
+//! Every load takes the number of the current *generation* before it asks the store. An invalidation starts a new
+//! generation and raises the least generation that is good for the key:
+//!
+//! ```text
+//! request A   load begins, generation 7 ──────────────┐ reads the row as it was before the revocation
+//! revoke            commit ── invalidate: at least 8  │
+//! request A                                           └ inserts its entry, generation 7
+//! request B                                     finds 7 < 8, loads again, is refused
+//! ```
+//!
+//! moka alone does not give this: `invalidate` during a load still inserts the stale value.
+//!
+//! A replica that stands still could bring an old row back any time later. So the newest version of each key is
+//! [remembered](versions::Versions) as well, and an older one is never taken; and the first read after a change, or
+//! after a subscription, is one from the primary.
 
 mod config;
 mod entry;
 mod fingerprint;
-mod flight;
 mod front;
 mod generation;
 mod load;
+mod lookups;
 #[cfg(feature = "admin")]
 mod stored;
+mod trust;
+mod versions;
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -40,7 +86,7 @@ use foldhash::quality::RandomState;
 pub use config::CacheConfig;
 pub(crate) use entry::{CachedKey, Funds};
 pub(crate) use fingerprint::Fingerprint;
-pub use flight::{Outage, OutageKind};
+pub use lookups::{Outage, OutageKind};
 
 use crate::clock::{Clock, Moment};
 use crate::credits::Accounts;
@@ -49,9 +95,12 @@ use crate::key::KeyDigest;
 use crate::limit::KnownLimits;
 use crate::record::KeyId;
 use crate::store::KeyStore;
-use flight::{Flight, Lookups};
 use front::Front;
 use generation::Generations;
+use load::Flights;
+use lookups::Lookups;
+use trust::BusTrust;
+use versions::{Seen, Versions};
 
 /// What the cache knows of a digest, without asking the store.
 pub(crate) enum Cached {
@@ -79,22 +128,35 @@ pub(crate) struct KeyCache {
     hits: moka::sync::Cache<KeyDigest, Arc<CachedKey>, RandomState>,
     misses: moka::sync::Cache<KeyDigest, Asked, RandomState>,
     generations: Generations,
-    /// Until when what was read long ago is trusted, in monotonic nanoseconds; for ever where no
-    /// bus tells of changes.
-    trusted_until: AtomicU64,
-    flights: Mutex<HashMap<KeyDigest, Flight>>,
+    versions: Versions,
+    trust: BusTrust,
+    flights: Mutex<Flights>,
     lookups: Lookups,
     limits: KnownLimits,
     /// Where credits are charged; nowhere, where nothing is written.
     accounts: Option<Arc<Accounts>>,
 }
 
-/// When the store was asked; that is what remains of a lookup that found nothing.
-#[derive(Clone, Copy)]
-struct Asked {
+/// The circumstances of a lookup; they are all that remains of one that found nothing. Times are in monotonic
+/// nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Asked {
     generation: u64,
-    /// In monotonic nanoseconds.
+    /// The time at which the store was asked.
     at: u64,
+    /// The time up to which the answer is known to be the latest state.
+    known_at: u64,
+    /// The primary was asked, or there is no replica.
+    of_primary: bool,
+}
+
+/// The state of an entry at one moment, as the [module's documentation](self) describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EntryState {
+    Fresh,
+    /// The store has to be asked. If that fails, the entry may be served.
+    ReadAgain,
+    Dead,
 }
 
 impl KeyCache {
@@ -111,7 +173,8 @@ impl KeyCache {
             hits: bounded(config.capacity),
             misses: bounded(config.miss_capacity),
             generations: Generations::new(),
-            trusted_until: AtomicU64::new(u64::MAX),
+            versions: Versions::new(config.capacity),
+            trust: BusTrust::without_bus(config.max_bus_silence_nanos()),
             flights: Mutex::default(),
             lookups: Lookups::new(&config),
             limits: KnownLimits::default(),
@@ -139,7 +202,7 @@ impl KeyCache {
         match self.remembered(sought, now) {
             // During an outage one request in a while asks the store; the others need not wait
             // for it to fail again.
-            Cached::Absent if self.lookups.is_down() => match self.usable(sought, now) {
+            Cached::Absent if self.lookups.is_down() => match self.kept(sought, now) {
                 Some(key) if !self.lookups.tries_again(now) => Cached::Hit(key),
                 _ => Cached::Absent,
             },
@@ -168,14 +231,37 @@ impl KeyCache {
         }
     }
 
-    /// The key from before, if it may still be used while the store fails.
-    pub(crate) fn usable(&self, sought: &Sought, now: Moment) -> Option<Arc<CachedKey>> {
-        let is_usable = |key: &Arc<CachedKey>| {
-            key.age(now) < self.config.usable_nanos() && self.generations.is_current(key)
-        };
+    /// The key from before, if it may be used although the store was not read because of `outage`.
+    pub(crate) fn usable(
+        &self,
+        sought: &Sought,
+        outage: &Outage,
+        now: Moment,
+    ) -> Option<Arc<CachedKey>> {
+        let key = self.kept(sought, now)?;
+        // A store that is only busy is not down, or a flood of made-up keys could keep a revoked one alive. But
+        // where the bus says that nothing has changed, there is nothing to read.
+        let is_vouched_for =
+            || self.trust.has_bus() && self.trust.vouches(now) && self.generations.is_current(&key);
+        let may_serve = outage.lookup_ran() || self.lookups.is_down() || is_vouched_for();
+        may_serve.then_some(key)
+    }
+
+    /// The entry of a text, unless it is dead.
+    fn kept(&self, sought: &Sought, now: Moment) -> Option<Arc<CachedKey>> {
+        let is_kept = |key: &Arc<CachedKey>| self.state(key, now) != EntryState::Dead;
         // The hottest keys are seldom taken from behind the table, and may be evicted there.
-        let front = self.front.get(&sought.fingerprint).filter(is_usable);
-        front.or_else(|| self.hits.get(&sought.digest).filter(is_usable))
+        let front = self.front.get(&sought.fingerprint).filter(is_kept);
+        front.or_else(|| self.hits.get(&sought.digest).filter(is_kept))
+    }
+
+    /// Remembers that key `id` has this version, because this process has written it.
+    pub(crate) fn note_version(&self, id: KeyId, version: u64) {
+        let seen = Seen {
+            version,
+            ..Seen::default()
+        };
+        self.versions.note(id, seen);
     }
 
     /// Makes sure that no verification which starts from now on sees what was stored of key `id`
@@ -190,18 +276,24 @@ impl KeyCache {
         self.generations.invalidate_all(self.clock.now());
     }
 
-    /// From now on changes are told by a bus, and what was read longer ago than
-    /// [`CacheConfig::max_bus_silence`] is trusted only while the bus is known to work.
-    pub(crate) fn depend_on_bus(&self) {
-        self.trusted_until.store(0, Ordering::SeqCst);
+    /// Has everything read again that was read before now: changes may have been missed. What cannot be read stays
+    /// usable, as [`CacheConfig::stale_if_error`] says. To be called when a subscription has begun.
+    pub(crate) fn read_all_again(&self) {
+        let generation = self.generations.read_all_again(self.clock.now());
+        self.trust.end_subscription(generation);
+        // The way to the bus is often the way to the store.
+        self.lookups.doubt_outage();
     }
 
-    /// The bus has proved that whatever was published before `heard_at` was heard.
-    pub(crate) fn trust_since(&self, heard_at: Moment) {
-        let until = heard_at
-            .monotonic_nanos()
-            .saturating_add(self.config.max_bus_silence_nanos());
-        self.trusted_until.fetch_max(until, Ordering::SeqCst);
+    /// Makes this cache depend on a bus: what was read longer ago than [`CacheConfig::max_bus_silence`] is trusted
+    /// only while the bus is known to work.
+    pub(crate) fn depend_on_bus(&self) {
+        self.trust.await_proof();
+    }
+
+    /// The bus has proved that whatever was published before `proved_at` has arrived.
+    pub(crate) fn trust_since(&self, proved_at: Moment) {
+        self.trust.prove(proved_at);
     }
 
     pub(crate) fn max_bus_silence(&self) -> Duration {
@@ -212,24 +304,36 @@ impl KeyCache {
         self.clock.now()
     }
 
+    fn state(&self, key: &CachedKey, now: Moment) -> EntryState {
+        if self.is_fresh(key, now) {
+            EntryState::Fresh
+        } else if self.is_within_bounds(key, now) && self.generations.is_unchanged(key) {
+            EntryState::ReadAgain
+        } else {
+            EntryState::Dead
+        }
+    }
+
     #[inline]
     fn is_fresh(&self, key: &CachedKey, now: Moment) -> bool {
-        let age = key.age(now);
-        age < self.config.ttl_nanos()
-            && self.is_trusted(age, now)
+        key.age(now) < self.config.ttl_nanos()
+            && self.trust.covers(key.known_at, now)
             && self.generations.is_current(key)
     }
 
-    /// Whether what was read `age` nanoseconds ago may be used, going by the bus.
-    fn is_trusted(&self, age: u64, now: Moment) -> bool {
-        now.monotonic_nanos() < self.trusted_until.load(Ordering::SeqCst)
-            || age < self.config.max_bus_silence_nanos()
+    /// Returns whether `key` is young enough for an outage, and its last proof too.
+    fn is_within_bounds(&self, key: &CachedKey, now: Moment) -> bool {
+        let proof = self.trust.last_proof_for(key.generation);
+        let unproved = now
+            .monotonic_nanos()
+            .saturating_sub(proof.max(key.known_at));
+        key.age(now) < self.config.usable_nanos() && unproved < self.config.unproved_nanos()
     }
 
     fn is_good(&self, miss: &Asked, digest: &KeyDigest, now: Moment) -> bool {
         let age = now.monotonic_nanos().saturating_sub(miss.at);
         age < self.config.miss_ttl_nanos()
-            && self.is_trusted(age, now)
+            && self.trust.covers(miss.known_at, now)
             && self.generations.is_current_miss(digest, miss.generation)
     }
 }

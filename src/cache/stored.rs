@@ -1,5 +1,6 @@
 //! Reads past the cache, for decisions that must not rest on what is remembered.
 
+use super::load::Answer;
 use super::{CachedKey, KeyCache};
 use crate::key::KeyDigest;
 use crate::store::StoreError;
@@ -18,17 +19,11 @@ impl KeyCache {
     ) -> Result<Option<CachedKey>, StoreError> {
         let reading = async {
             loop {
-                // Before the store is asked: a change that commits later starts a later generation.
-                let generation = self.generations.current();
-                let asked_at = self.clock.now().monotonic_nanos();
-                let Some(stored) = self.store.find_latest(digest).await? else {
+                let Answer { asked, found } = self.find_latest(digest).await?;
+                let Some(stored) = found else {
                     return Ok(None);
                 };
-                if stored.credential.digest != *digest {
-                    let reason = "the store found it under the digest of another credential";
-                    return Err(StoreError::corrupt(stored.record.id, reason));
-                }
-                let key = CachedKey::new(stored, generation, asked_at);
+                let key = CachedKey::new(stored, asked);
                 // Otherwise a change has overtaken the lookup, which may have read what was before.
                 if self.generations.is_current(&key) {
                     return Ok(Some(key));

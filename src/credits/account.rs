@@ -2,13 +2,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::Shared;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::{Accounts, CreditOutage, Refused, Reserve, Reserved, Shortage, Unspent};
 use crate::clock::{Moment, saturating_nanos};
+use crate::flight::{Flight, NotLanded};
 use crate::record::{CreditGrant, CreditPeriod, CreditPlan, CreditReturn, KeyId, Refill};
 use crate::telemetry;
 
@@ -55,7 +53,7 @@ struct Short {
 }
 
 /// A call of the store under way, which any number of requests wait for.
-type Call = Shared<oneshot::Receiver<Result<(), CreditOutage>>>;
+type Call = Flight<Result<(), CreditOutage>>;
 
 impl Account {
     /// How long it is remembered that too few credits remain: another instance may give some back.
@@ -108,10 +106,11 @@ impl Account {
                 Ok(done) => return done,
                 Err(call) => call,
             };
-            // The other end is dropped unused only when the store panicked.
-            let answer = call.await.unwrap_or_else(|_| {
-                let panicked = "the key store panicked";
-                Err(CreditOutage::from_store(panicked))
+            let answer = call.landed(give_up).await.unwrap_or_else(|why| {
+                Err(match why {
+                    NotLanded::Late => CreditOutage::Deadline,
+                    NotLanded::Lost => CreditOutage::from_store("the key store panicked"),
+                })
             });
             answer.map_err(Refused::Outage)?;
             if give_up.is_some_and(|end| Instant::now() >= end) {
@@ -133,21 +132,13 @@ impl Account {
         if let Some(call) = &state.call {
             return Err(call.clone());
         }
-        let (sender, receiver) = oneshot::channel();
-        let call = receiver.shared();
-        state.call = Some(call.clone());
         // What the lease lacks: to ask for all would be to refuse what is there, in two parts.
         let at_least = cost - state.lease.held(now);
         let at_most = cost.saturating_add(state.batch(self.accounts.interval, now));
-        drop(state);
-        let calling = Calling(Arc::clone(self));
-        tokio::spawn(async move {
-            let answer = calling.0.ask(at_least, at_most, now).await;
-            // Off the account before anybody hears of it, and also if the store panics.
-            drop(calling);
-            // Everybody who waited may have gone away.
-            let _ = sender.send(answer);
-        });
+        let (account, calling) = (Arc::clone(self), Calling(Arc::clone(self)));
+        let call = async move { account.ask(at_least, at_most, now).await };
+        let call = Flight::start(call, calling);
+        state.call = Some(call.clone());
         Err(call)
     }
 
@@ -179,7 +170,9 @@ impl Account {
     pub(super) async fn answered(&self) {
         let call = self.state().call.clone();
         if let Some(call) = call {
-            let _ = call.await;
+            // The call itself takes no longer than the deadline.
+            let patience = self.accounts.deadline.saturating_mul(2);
+            _ = call.landed(Instant::now().checked_add(patience)).await;
         }
     }
 

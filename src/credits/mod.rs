@@ -52,6 +52,8 @@ pub(crate) struct Accounts {
     left: Mutex<HashMap<KeyId, CreditReturn>>,
     /// Credits that were lost, because a call failed that may have given them back.
     lost: AtomicU64,
+    /// Held while credits are given back, so that a shutdown waits for a return that is under way.
+    returning: tokio::sync::Mutex<()>,
 }
 
 /// Which accounts give back what they did not spend.
@@ -104,6 +106,7 @@ impl Accounts {
             open: Mutex::default(),
             left: Mutex::default(),
             lost: AtomicU64::new(0),
+            returning: tokio::sync::Mutex::default(),
         }
     }
 
@@ -136,16 +139,15 @@ impl Accounts {
         leased.saturating_add(left.map_or(0, |left| left.credits))
     }
 
-    /// Gives back what was not spent.
+    /// Gives back what was not spent, after any return that is under way.
     pub(crate) async fn give_back(&self, whose: Unspent) -> Result<(), StoreError> {
-        // All are let go of after the lock is: the last to hold an account takes it.
-        let open: Vec<_> = self.all_open().values().filter_map(Weak::upgrade).collect();
+        let _returning = self.returning.lock().await;
         let mut unreturned = Unreturned {
             accounts: self,
             waiting: Vec::new(),
             sent: Vec::new(),
         };
-        for account in open {
+        for account in self.accounts(whose).await {
             if whose == Unspent::OfAll {
                 account.answered().await;
             }
@@ -174,6 +176,20 @@ impl Accounts {
     /// Returns how many credits this instance has lost since it began.
     pub(crate) fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// The open accounts. Where all have to give back, no account is being closed meanwhile: what it had leased would
+    /// be found neither in it nor in `left`.
+    async fn accounts(&self, whose: Unspent) -> Vec<Arc<Account>> {
+        loop {
+            // The accounts are dropped after the lock is: dropping the last reference takes the lock.
+            let open: Vec<_> = self.all_open().values().map(Weak::upgrade).collect();
+            if whose == Unspent::OfIdle || open.iter().all(Option::is_some) {
+                return open.into_iter().flatten().collect();
+            }
+            drop(open);
+            tokio::task::yield_now().await;
+        }
     }
 
     fn closed(&self, key: KeyId, unspent: Option<CreditReturn>) {
@@ -339,5 +355,37 @@ mod tests {
         };
         assert_eq!(accounts.leased(id, newer), 0);
         assert!(accounts.all_open().is_empty());
+    }
+
+    /// The last reference to an account is dropped on another thread while the process shuts down.
+    #[tokio::test]
+    async fn shutdown_waits_for_an_account_that_is_being_closed() {
+        let store = MemoryStore::new();
+        let keys = ApiKeys::builder(store.clone()).build();
+        let new = NewKey::named("x").credits(Credits::new(1_000));
+        let id = keys.issue(new).await.unwrap().key().record.id;
+        let grant = store.take_credits(id, 9, 9, keys.now()).await.unwrap();
+        let period = grant.unwrap().left.period;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let interval = Duration::from_secs(10);
+        let accounts = Arc::new(Accounts::new(Arc::new(store), clock, interval, interval));
+        // What is to be seen of it between the drop of the reference and that of the account.
+        accounts.all_open().insert(id, Weak::new());
+        let returning = {
+            let accounts = Arc::clone(&accounts);
+            tokio::spawn(async move { accounts.give_back(Unspent::OfAll).await })
+        };
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!returning.is_finished());
+        let unspent = CreditReturn {
+            key: id,
+            credits: 9,
+            period,
+        };
+        accounts.closed(id, Some(unspent));
+        returning.await.unwrap().unwrap();
+        assert_eq!(keys.credits(id).await.unwrap().unwrap().remaining, 1_000);
     }
 }

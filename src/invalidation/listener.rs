@@ -70,10 +70,10 @@ async fn follow(
     let Some(known) = cache.upgrade() else {
         return Ok(());
     };
-    // After the subscription has begun: what changed before is forgotten here, and what changes
-    // from now on is heard. What a bus beside it has not told, the trusted one has.
+    // After the subscription has begun: what changed before is read again, and what changes from
+    // now on arrives. What a secondary bus has missed, the trusted one has delivered.
     if role == Role::Trusted {
-        known.invalidate_all();
+        known.read_all_again();
         known.trust_since(known.now());
     }
     drop(known);

@@ -3,17 +3,17 @@
 //! Every instance keeps keys in memory. A change made through one of them is known there at once;
 //! the others learn of it over the bus, so that a key which is revoked on one is refused by all:
 //!
-//! 1. An instance subscribes first, *then* forgets everything it knows, and only then trusts what
-//!    it remembers. The same after every disconnection.
+//! 1. An instance subscribes first. What it read before the subscription has to be read again
+//!    before it is used. The same after every disconnection.
 //! 2. A bus that is silent may be dead, so it is made to prove several times in
 //!    [`CacheConfig::max_bus_silence`](crate::CacheConfig::max_bus_silence) that it is not. Over a network the
 //!    proof is a message that has gone round: a server or a pooler can answer and deliver nothing.
-//! 3. An instance that has had no proof for that long trusts nothing that it has read longer ago:
-//!    every key is read again, and a key that cannot be read is answered with an outage once
-//!    [`CacheConfig::stale_if_error`](crate::CacheConfig::stale_if_error) has passed.
+//! 3. An instance that has had no proof for that long uses nothing that it has read longer ago:
+//!    every key is read again. A key that cannot be read is answered with an outage once
+//!    [`CacheConfig::stale_if_error`](crate::CacheConfig::stale_if_error) has passed as well.
 //!
 //! So a revoked key is refused everywhere within the bus's delivery time, and with the bus cut
-//! within that bound.
+//! within those bounds. Once an instance has received the news, no outage revives the key there.
 //!
 //! Which bus: `PostgresStore` and `SqliteStore` bring their own, which miss no change that is
 //! committed, be it by plain SQL. `RedisBus` connects the instances of a service over Redis, and

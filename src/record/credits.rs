@@ -118,6 +118,14 @@ impl RefillEvery {
     }
 }
 
+/// The beginning of a period that was corrected at `now`, which is later than `midnight`. To the microsecond, as
+/// stores keep it.
+fn corrected(now: Timestamp, midnight: Timestamp) -> Timestamp {
+    let after = midnight.as_microsecond().saturating_add(1);
+    let noticed = now.as_microsecond().max(after);
+    Timestamp::from_microsecond(noticed).unwrap_or(now)
+}
+
 fn midnight(date: jiff::civil::Date) -> Result<Timestamp, jiff::Error> {
     Offset::UTC.to_timestamp(date.at(0, 0, 0, 0))
 }
@@ -142,7 +150,7 @@ pub struct CreditPeriod {
     /// As [`CreditPlan::since_version`].
     pub since_version: u64,
     /// When the balance was set or refilled last: the beginning of that day or month, or the time
-    /// of the change where there is no refill.
+    /// of the change where there is no refill. After a clock was ahead, the time at which that was noticed.
     pub begun_at: Timestamp,
 }
 
@@ -177,16 +185,27 @@ impl CreditBalance {
         }
     }
 
-    /// The balance at `now`: refilled, where that is due. A clock that is set back undoes no refill
-    /// and, set forward again, brings none twice.
+    /// The balance at `now`: refilled, where that is due.
+    ///
+    /// Instances have clocks of their own. One that is slow by less than a period undoes no refill, and brings none
+    /// twice. A period that is later than the next one shows that a clock was ahead: the balance returns to the
+    /// present without losing anything, so that the next day or month brings a refill as ever. Until then no other
+    /// period does, or a clock that stays ahead would bring one whenever it is asked.
     #[must_use]
     pub fn at(mut self, now: Timestamp) -> Self {
-        if let Some(refill) = self.refill {
-            let begun_at = refill.every.begins(now);
-            if begun_at > self.period.begun_at {
-                self.period.begun_at = begun_at;
-                self.remaining = refill.amount;
-            }
+        let Some(Refill { amount, every }) = self.refill else {
+            return self;
+        };
+        let (known, present) = (self.period.begun_at, every.begins(now));
+        // Periods begin at midnight, so any other time is that of a correction.
+        let was_corrected = known != every.begins(known);
+        let was_ahead = every.begins(known) > every.ends(now);
+        let skips_a_period = was_corrected && present > every.ends(known);
+        if was_ahead || skips_a_period {
+            self.period.begun_at = corrected(now, present);
+        } else if present > known {
+            self.period.begun_at = present;
+            self.remaining = amount;
         }
         self
     }
@@ -281,6 +300,50 @@ mod tests {
             for edge in [Timestamp::MIN, Timestamp::MAX] {
                 assert!(every.begins(edge) <= edge && edge <= every.ends(edge));
             }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_takes_no_refill_away_and_brings_one_at_most() {
+        let plan = CreditPlan {
+            granted: 10,
+            refill: Some(Refill::daily(10)),
+            since_version: 1,
+        };
+        let spent = |mut balance: CreditBalance| {
+            balance.remaining = 0;
+            balance
+        };
+        let mut balance = spent(CreditBalance::set(&plan, time("2026-05-01T12:00:00Z")));
+        for (now, refills) in [
+            // Slow by less than a day, and fast by less.
+            ("2026-04-30T23:00:00Z", false),
+            ("2026-05-02T00:00:00Z", true),
+            ("2026-05-01T23:59:59.9Z", false),
+            ("2026-05-02T23:59:59Z", false),
+            // A clock that is ahead, again and again.
+            ("2026-07-01T00:00:00Z", true),
+            ("2026-05-02T23:59:59.123456789Z", false),
+            ("2026-07-01T00:00:00Z", false),
+            ("2026-05-02T23:59:59.2Z", false),
+            ("2027-01-01T00:00:00Z", false),
+            ("2026-05-02T23:59:59.3Z", false),
+            // And then the right ones.
+            ("2026-05-03T00:00:00Z", true),
+            ("2026-05-03T12:00:00Z", false),
+            ("2026-05-09T12:00:00Z", true),
+            // Nobody asks on the day after.
+            ("2027-05-09T12:00:00Z", true),
+            ("2026-05-09T12:00:00Z", false),
+            ("2026-05-11T12:00:00Z", false),
+            ("2026-05-12T12:00:00Z", true),
+        ] {
+            balance = balance.at(time(now));
+            assert_eq!(balance.remaining > 0, refills, "{now}");
+            let begun_at = balance.period.begun_at.as_nanosecond();
+            assert_eq!(begun_at % 1_000, 0, "{now}");
+            assert_eq!(balance.at(time(now)), balance, "{now}");
+            balance = spent(balance);
         }
     }
 

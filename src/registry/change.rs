@@ -88,6 +88,10 @@ impl ApiKeys {
                     ..KeyChange::new(record, event)
                 };
                 let applied = this.repository.apply(&change).await;
+                if matches!(applied, Ok(true)) {
+                    let cache = &this.verifier.parts.cache;
+                    cache.note_version(id, change.record.version);
+                }
                 let added = change.add_credential.iter().map(tag);
                 let digests = tags.into_iter().chain(added).collect();
                 // Also after an error: it may have been written all the same.

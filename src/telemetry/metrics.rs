@@ -40,7 +40,10 @@ pub fn describe() {
     counter(VERIFICATIONS, "Requests that were let through or refused.");
     seconds(VERIFICATION_DURATION, "How long a verification took.");
     counter(CACHE_LOOKUPS, "Texts that were looked for in the cache.");
-    gauge(CACHE_ENTRIES, "What the cache holds, about.");
+    gauge(
+        CACHE_ENTRIES,
+        "Entries that the cache held after the last lookup in the store.",
+    );
     counter(STORE_LOOKUPS, "Lookups of keys in the store.");
     seconds(
         STORE_LOOKUP_DURATION,

@@ -28,7 +28,7 @@
 //! | `api_key_verifications_total` | counter | `outcome` (`allowed`, `denied`), `reason` where denied |
 //! | `api_key_verification_duration_seconds` | histogram | `path`: `cache`, of which one in 64 is measured, `store`, `limiter` |
 //! | `api_key_cache_lookups_total` | counter | `result`: `hit`, `unknown` (a miss that is remembered), `miss` |
-//! | `api_key_cache_entries` | gauge | `kind`: `keys`, `unknown` |
+//! | `api_key_cache_entries` | gauge | `kind`: `keys`, `unknown`; entries that an invalidation has made useless count until they are replaced |
 //! | `api_key_store_lookups_total` | counter | `outcome`: `found`, `unknown`, `failed`, `deadline`, `overloaded` |
 //! | `api_key_store_lookup_duration_seconds` | histogram | |
 //! | `api_key_limiter_calls_total` | counter | `limits`: `keys`, `addresses` (failed attempts), `outcome`: `answered`, `failed` |

@@ -7,7 +7,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::bill::Bill;
-use crate::cache::CachedKey;
+use crate::cache::{Asked, CachedKey};
 use crate::clock::Moment;
 use crate::key::{KeyDigest, KeyFormat};
 use crate::limit::Decision;
@@ -75,7 +75,7 @@ impl TestPrincipal {
             expires_at: None,
             last_used_at: None,
         };
-        let key = CachedKey::new(StoredKey { record, credential }, 0, 0);
+        let key = CachedKey::new(StoredKey { record, credential }, Asked::default());
         let bill = Bill::nothing(Moment::new(now, Duration::ZERO));
         KeyPrincipal::new(Admission {
             key: key.into(),

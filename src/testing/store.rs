@@ -35,6 +35,7 @@ use crate::store::{
 #[derive(Clone, Debug)]
 pub struct ScriptedStore<S> {
     inner: S,
+    replica: Option<Arc<dyn KeyStore>>,
     script: Arc<Script>,
 }
 
@@ -59,8 +60,17 @@ impl<S> ScriptedStore<S> {
         };
         Self {
             inner,
+            replica: None,
             script: Arc::new(script),
         }
+    }
+
+    /// Has `replica` answer [`find`](KeyStore::find), as it may where a store reads from replicas: late, or never
+    /// up to date again. Default: the store itself answers.
+    #[must_use]
+    pub fn replica(mut self, replica: impl KeyStore) -> Self {
+        self.replica = Some(Arc::new(replica));
+        self
     }
 
     /// How many lookups of a key were begun, by either method.
@@ -143,7 +153,10 @@ async fn released(held: &watch::Sender<bool>) {
 #[async_trait]
 impl<S: KeyStore> KeyStore for ScriptedStore<S> {
     async fn find(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
-        self.look_up(self.inner.find(digest)).await
+        match &self.replica {
+            Some(replica) => self.look_up(replica.find(digest)).await,
+            None => self.look_up(self.inner.find(digest)).await,
+        }
     }
 
     async fn find_latest(&self, digest: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {

@@ -183,10 +183,9 @@ impl Verifier {
             let now = parts.clock.now();
             parts.measure(Path::Store, began);
             let key = loaded.or_else(|outage| {
-                let mut before = lookup
-                    .all()
-                    .filter_map(|sought| parts.cache.usable(&sought, now));
-                before.next().map(Some).ok_or(outage)
+                let usable = |sought| parts.cache.usable(&sought, &outage, now);
+                let before = lookup.all().find_map(usable);
+                before.map(Some).ok_or(outage)
             })?;
             if let Some(key) = key {
                 return parts.judge(key, &|| origin, needs, now).made().await;

@@ -617,7 +617,7 @@ async fn a_note_of_use_is_no_change() {
 
 /// A bus that says and proves what a test tells it to, and nothing by itself.
 #[derive(Clone, Debug)]
-struct ScriptedBus(Arc<Script>);
+pub(crate) struct ScriptedBus(Arc<Script>);
 
 #[derive(Debug)]
 struct Script {
@@ -638,7 +638,7 @@ enum Signal {
 }
 
 impl ScriptedBus {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(Script {
             open: watch::Sender::new(true),
             subscriptions: AtomicUsize::new(0),
@@ -649,7 +649,7 @@ impl ScriptedBus {
         }))
     }
 
-    fn open(&self, open: bool) {
+    pub(crate) fn open(&self, open: bool) {
         self.0.open.send_replace(open);
     }
 
@@ -657,30 +657,41 @@ impl ScriptedBus {
         self.0.refuses.store(refuse, Ordering::SeqCst);
     }
 
-    fn published(&self) -> Vec<String> {
+    pub(crate) fn published(&self) -> Vec<String> {
         self.0.published.lock().unwrap().clone()
     }
 
-    fn subscriptions(&self) -> usize {
+    pub(crate) fn subscriptions(&self) -> usize {
         self.0.subscriptions.load(Ordering::SeqCst)
     }
 
+    /// Ends the subscription, which begins again when the bus is open.
+    pub(crate) async fn lose(&self) {
+        self.0.signals.send(Signal::Fail).unwrap();
+        settle().await;
+    }
+
+    /// How often a listener has asked for more.
+    pub(crate) fn asked(&self) -> usize {
+        *self.0.asked.borrow()
+    }
+
     /// Waits until the listener has asked that often, and so has done what it was told before.
-    async fn heard(&self, times: usize) {
+    pub(crate) async fn heard(&self, times: usize) {
         let mut asked = self.0.asked.subscribe();
         asked.wait_for(|asked| *asked >= times).await.unwrap();
     }
 
-    async fn say(&self, invalidation: &str) {
+    pub(crate) async fn say(&self, invalidation: &str) {
         self.signal(Signal::Say(invalidation.parse().unwrap()))
             .await;
     }
 
-    async fn prove(&self) {
+    pub(crate) async fn prove(&self) {
         self.signal(Signal::Prove).await;
     }
 
-    async fn fail(&self) {
+    pub(crate) async fn fail(&self) {
         self.signal(Signal::Fail).await;
     }
 

@@ -181,6 +181,29 @@ async fn it_is_told_what_becomes_of_credits() {
     }
 }
 
+#[tokio::test]
+async fn the_gauge_shows_how_many_keys_are_in_the_cache() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let bench = crate::core_support::Bench::new();
+    let entries = |kind: &str| {
+        let name = format!("api_key_cache_entries{{kind=\"{kind}\"}}");
+        value(&handle.render(), &name)
+    };
+    for number in 1..=3_u8 {
+        let issued = bench.issue().await;
+        bench.verify(issued.secret().expose()).await.unwrap();
+        assert_eq!(entries("keys"), Some(number.into()));
+        bench.verify(unknown_key().expose()).await.unwrap_err();
+        assert_eq!(entries("unknown"), Some(number.into()));
+        // What is loaded again takes the place of what was there.
+        bench.keys.verifier().invalidate_all();
+        bench.verify(issued.secret().expose()).await.unwrap();
+        assert_eq!(entries("keys"), Some(number.into()));
+    }
+}
+
 #[test]
 fn the_example_tells_prometheus_what_happens() {
     let mut command = command(Path::new("sqlite::memory:"));

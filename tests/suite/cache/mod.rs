@@ -1,9 +1,13 @@
 //! What is remembered of the store, and for how long it is trusted.
 
+mod busy;
 mod changes;
+mod histories;
 mod lookups;
 mod misses;
 mod outages;
+mod replicas;
+mod subscriptions;
 mod times;
 
 use std::time::Duration;

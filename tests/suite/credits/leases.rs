@@ -177,6 +177,30 @@ async fn shutdown_waits_for_a_lease_that_is_under_way() {
 }
 
 #[tokio::test]
+async fn shutdown_waits_for_a_return_that_is_under_way() {
+    let bench = Bench::new();
+    let (_, text) = issue(&bench.keys, with(1_000)).await;
+    for _ in 0..20 {
+        assert!(admits(&bench.keys, &text, 1).await);
+    }
+    bench.keys.flush().await.unwrap();
+    let writes = bench.store.writes();
+    bench.store.hold_writes(true);
+    // The background task gives back what an idle key has leased.
+    let keys = bench.keys.clone();
+    let returning = tokio::spawn(async move { keys.flush().await });
+    bench.store.written(writes + 1).await;
+    let keys = bench.keys.clone();
+    let shutdown = tokio::spawn(async move { keys.shutdown(SHUTDOWN).await });
+    settle().await;
+    assert!(!shutdown.is_finished(), "the process would end now");
+    bench.store.hold_writes(false);
+    shutdown.await.unwrap().unwrap();
+    assert!(returning.is_finished());
+    returning.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_crash_loses_at_most_what_was_leased() {
     let bench = Bench::new();
     let (id, text) = issue(&bench.keys, with(800)).await;

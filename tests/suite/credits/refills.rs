@@ -151,6 +151,61 @@ async fn instances_whose_clocks_differ_share_one_refill() {
 }
 
 #[tokio::test]
+async fn a_clock_that_was_ahead_for_one_request_cancels_no_refill() {
+    for (refill, ahead, next) in [
+        (
+            Refill::daily(5),
+            "2027-05-15T12:00:00Z",
+            "2026-05-16T00:00:00Z",
+        ),
+        (
+            Refill::monthly(5),
+            "2036-01-15T12:00:00Z",
+            "2026-06-01T00:00:00Z",
+        ),
+    ] {
+        let now = "2026-05-15T12:00:00Z";
+        let (clock, keys) = keys_at(now);
+        let credits = Credits::refilled(refill);
+        let (id, text) = issue(&keys, NewKey::named("x").credits(credits)).await;
+        clock.set_wall(time(ahead));
+        assert!(admits(&keys, &text, 1).await);
+        clock.set_wall(time(now));
+        while admits(&keys, &text, 1).await {
+            clock.advance(std::time::Duration::from_secs(2));
+        }
+        assert_eq!(left(&keys, id).await, 0);
+        clock.set_wall(time(next));
+        clock.advance(std::time::Duration::from_secs(2));
+        assert_eq!(left(&keys, id).await, 5);
+        assert!(admits(&keys, &text, 5).await);
+        assert!(!admits(&keys, &text, 1).await);
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_stays_ahead_brings_one_refill_and_not_one_for_each_request() {
+    let (now, ahead) = (time("2026-05-15T12:00:00Z"), time("2027-05-15T12:00:00Z"));
+    let store = MemoryStore::new();
+    let instances = [now, ahead].map(|wall| {
+        let clock = ManualClock::new(wall);
+        let keys = ApiKeys::builder(store.clone()).clock(clock.clone());
+        (clock, keys.build())
+    });
+    let credits = Credits::refilled(Refill::daily(100));
+    let (_, text) = issue(&instances[0].1, NewKey::named("x").credits(credits)).await;
+    let mut admitted = 0;
+    for _ in 0..1_000 {
+        for (clock, keys) in &instances {
+            admitted += u64::from(admits(keys, &text, 1).await);
+            // What is remembered of too few credits is forgotten by then.
+            clock.advance(std::time::Duration::from_secs(1));
+        }
+    }
+    assert!((100..=200).contains(&admitted), "{admitted}");
+}
+
+#[tokio::test]
 async fn a_cost_above_the_refill_is_told_to_be_hopeless() {
     let (_, keys) = keys_at("2026-01-01T12:00:00Z");
     let credits = Credits::refilled(Refill::daily(5)).remaining(1);
