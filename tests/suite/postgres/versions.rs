@@ -108,7 +108,7 @@ async fn no_change_by_plain_sql_is_lost_to_a_change_of_the_store() {
     let kinds = [
         "UPDATE {schema}.keys SET revoked_at = now() WHERE id = '{id}'".to_owned(),
         "UPDATE {schema}.keys SET enabled = false WHERE id = '{id}'".to_owned(),
-        format!("UPDATE {{schema}}.credentials SET expires_at = '2026-01-01' {its}"),
+        format!("UPDATE {{schema}}.credentials SET expires_at = now() {its}"),
         format!("DELETE FROM {{schema}}.credentials {its}"),
     ];
     let mut lost = 0;
