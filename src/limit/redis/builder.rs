@@ -136,6 +136,7 @@ impl RedisLimiterBuilder {
             },
             deadline: self.deadline,
             on_outage: self.on_outage,
+            waits_for_room: true,
             table: Table::new(&self.key_prefix, self.capacity),
             key_prefix: self.key_prefix,
             gate: Arc::new(Gate::new(Gate::IN_FLIGHT, "keys")),

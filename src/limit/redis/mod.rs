@@ -10,6 +10,7 @@
 
 mod builder;
 mod counter;
+mod flight;
 mod gate;
 mod lease;
 mod ledger;
@@ -23,14 +24,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 
 use self::gate::Gate;
 use self::ledger::{Ahead, Ledger, Patience, Step, Terms};
 use self::link::Link;
-use self::outage::Cause;
-use self::request::{Next, Request, Since, owned};
+use self::request::{Request, Since};
 use self::table::Table;
 use super::{Acquire, Charge, Decision, LimiterOutage, Subject};
 use crate::clock::Moment;
@@ -98,6 +97,8 @@ struct Inner {
     deadline: Duration,
     on_outage: OutagePolicy,
     key_prefix: String,
+    /// Whether requests wait while Redis has too much to do, or go on at once.
+    waits_for_room: bool,
     table: Table,
     gate: Arc<Gate>,
     /// The last measurement of Redis's clock, for subjects that have none of their own.
@@ -158,25 +159,7 @@ impl RedisLimiter {
             entry,
             since: Since::new(now),
         };
-        match step {
-            Step::Decided(decision, more) => {
-                if let Some(call) = more {
-                    request.fetch(call);
-                }
-                Acquire::Done(Ok(decision))
-            }
-            Step::Ask(call) => {
-                let Some(pass) = request.enter() else {
-                    request.end(&call);
-                    return Acquire::Done(request.by_policy(charges, Cause::Barred));
-                };
-                let flight = request.flight(call, pass);
-                Acquire::Wait(request.finish(flight.into(), owned(charges)).boxed())
-            }
-            Step::Wait | Step::Again => {
-                Acquire::Wait(request.finish(Next::Wait, owned(charges)).boxed())
-            }
-        }
+        request.go_on(step, charges)
     }
 
     /// Takes back what was charged at `then`, for a request that came to nothing after all. Does
@@ -231,6 +214,7 @@ impl RedisLimiter {
             deadline: inner.deadline,
             on_outage: OutagePolicy::Allow,
             key_prefix: inner.key_prefix.clone(),
+            waits_for_room: false,
             table: Table::new(&inner.key_prefix, capacity),
             gate: Arc::new(Gate::new(Gate::IN_FLIGHT / 16, "addresses")),
             clock: Mutex::default(),

@@ -10,7 +10,7 @@ use super::super::{model::Model, stranger};
 use super::Told;
 use super::random::Random;
 use crate::clock::Moment;
-use crate::limit::redis::ledger::{Call, Ledger, Patience, Step, Terms};
+use crate::limit::redis::ledger::{Call, Ledger, Patience, Step, Tended, Terms};
 use crate::limit::redis::wire::{NANOS_PER_MICRO, Outcome, Question, Reply};
 use crate::limit::{Charge, Decision, LimitSpace, LocalLimiter, RateLimit, Subject};
 
@@ -81,6 +81,8 @@ enum What {
     /// Those that wait have waited long enough.
     Patience(usize),
     Refund(usize, u32, u64, u64, usize),
+    /// An instance looks after its leases.
+    Tend(usize, u32),
     Death,
     Emptied,
 }
@@ -212,6 +214,7 @@ impl World {
             What::Refund(instance, life, then, cost, entry) => {
                 self.refund(instance, life, then, cost, entry, at);
             }
+            What::Tend(instance, life) => self.tend(instance, life, at),
             What::Death => {
                 let instance = self.random.below(self.instances.len());
                 let Instance {
@@ -265,6 +268,9 @@ impl World {
             Step::Wait => {
                 if let Some(mut request) = request.filter(|request| request.waits < 6) {
                     request.waits += 1;
+                    let limits = self.limits.clone();
+                    let ledger = &mut self.instances[instance].ledger;
+                    ledger.wait(&charges(&limits, request.cost));
                     self.instances[instance].waiting.push(request);
                     self.happens(at + DEADLINE, What::Patience(instance));
                 }
@@ -359,13 +365,34 @@ impl World {
                 *decided = if ask.reserved.is_some() { at } else { ticked };
             }
         }
+        if self.instances[instance].ledger.needs_tending() {
+            self.happens(at, What::Tend(instance, flight.life));
+        }
         self.follow(instance, flight.request, step, decided, at);
         self.wake(instance, at);
     }
 
     fn wake(&mut self, instance: usize, at: u64) {
+        let limits = self.limits.clone();
         for request in std::mem::take(&mut self.instances[instance].waiting) {
+            let ledger = &mut self.instances[instance].ledger;
+            ledger.stop_waiting(&charges(&limits, request.cost));
             self.begin(instance, request, at);
+        }
+    }
+
+    fn tend(&mut self, instance: usize, life: u32, at: u64) {
+        let now = self.instances[instance].clock(at);
+        if life != self.instances[instance].life {
+            return;
+        }
+        let Tended { call, next } = self.instances[instance].ledger.tend(now);
+        if let Some(call) = call {
+            self.send(instance, call, None, at);
+        }
+        if let Some(next) = next {
+            let at = at + next.saturating_sub(now).max(1);
+            self.happens(at, What::Tend(instance, life));
         }
     }
 
