@@ -31,6 +31,7 @@ pub(super) struct Flight {
 type Asked = BoxFuture<'static, Result<Reply, RedisError>>;
 
 /// What came of a call while its request waited.
+#[expect(clippy::large_enum_variant, reason = "each call moves it once")]
 pub(super) enum Landed {
     Answered(Step),
     Failed(Cause),

@@ -241,7 +241,7 @@ impl Request {
     }
 
     fn deadline_from(&self, instant: Instant) -> Instant {
-        const LONGEST: Duration = Duration::from_secs(86_400);
+        const LONGEST: Duration = Duration::from_hours(24);
         instant + self.limiter.0.deadline.min(LONGEST)
     }
 

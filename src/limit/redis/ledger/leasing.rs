@@ -275,13 +275,14 @@ fn tend(counter: &mut Counter, now: u64, redis_now: u64) -> (Option<Unspent>, Op
     /// The next request takes along what is left, which saves a call. So it is waited for, as long
     /// as a few requests take.
     const REQUESTS: u64 = 3;
+    const LONGEST: u64 = 2_000_000_000;
     let lease = &mut counter.lease;
     if lease.is_empty() {
         return (None, None);
     }
     let part_nanos = counter.known.part_nanos();
     let kept = counter.rate.time_for(REQUESTS, part_nanos);
-    let kept = kept.clamp(part_nanos / 16, part_nanos / 2);
+    let kept = kept.clamp(part_nanos / 16, part_nanos / 2).min(LONGEST);
     let over = lease.until().saturating_add(kept);
     if now >= over {
         return (lease.take_unspent(now), None);
