@@ -120,6 +120,25 @@ impl Question {
         }
     }
 
+    /// Whether it gives back units of earlier leases beside what it asks for.
+    pub(super) fn gives_back(&self) -> bool {
+        match self {
+            Self::Acquire(asks) => asks.iter().any(|ask| ask.unspent.is_some()),
+            Self::Refund(_) | Self::Restore(_) => false,
+        }
+    }
+
+    /// The same question, which gives nothing back.
+    pub(super) fn without_returns(&self) -> Self {
+        let mut question = self.clone();
+        if let Self::Acquire(asks) = &mut question {
+            for ask in asks {
+                ask.unspent = None;
+            }
+        }
+        question
+    }
+
     /// Adds the keys and the arguments to `command`. `time_us` is 0 except in tests.
     pub(super) fn write(&self, command: &mut Cmd, tag: &str, time_us: u64) {
         let counters = || -> SmallVec<[&CounterId; 8]> {
