@@ -16,10 +16,11 @@ use crate::limit::LocalLimiter;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OutagePolicy {
-    /// Each instance admits a share of every quota by itself, and at least one unit. What it was
-    /// granted in the last window is held against its share. All instances together then admit at
-    /// most their number times the share, beside what Redis has granted before: with two instances
-    /// and the default, no more than one quota.
+    /// Each instance admits a share of every quota by itself, rounded down. What it was granted in
+    /// the last window counts in its share, and what Redis was last known to have counted for all
+    /// instances counts in the quota. All instances together then admit at most their number times
+    /// the share, beside what Redis has granted before: with two instances and the default, no more
+    /// than one quota. A quota below 100 divided by the percentage has no share.
     Local {
         /// The share in percent, from 1 to 100; others are taken as the nearest of these.
         percent: u8,
@@ -92,7 +93,7 @@ impl RedisLimiterBuilder {
     }
 
     /// How long a request waits for Redis at most; by default 50 milliseconds. Later it follows the
-    /// outage policy.
+    /// outage policy, or is refused as unavailable where Redis answers, but not soon enough.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -143,6 +144,7 @@ impl RedisLimiterBuilder {
             },
             deadline: self.deadline,
             on_outage: self.on_outage,
+            waits_for_room: true,
             table: Table::new(&self.key_prefix, self.capacity),
             key_prefix: self.key_prefix,
             gate: Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", reached)),

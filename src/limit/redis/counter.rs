@@ -1,6 +1,6 @@
 use smallvec::SmallVec;
 
-use super::lease::{Lease, Rate};
+use super::lease::{Lease, Rate, Unspent};
 use super::wire::{CounterId, NANOS_PER_MICRO, Stored};
 use crate::limit::{Charge, Window};
 
@@ -16,6 +16,8 @@ pub(super) struct Counter {
     /// What this instance was granted, or let through while Redis failed.
     pub(super) granted: Window,
     pub(super) lease: Lease,
+    /// The units that requests here are waiting for.
+    pub(super) waiting: u64,
     pub(super) rate: Rate,
 }
 
@@ -37,6 +39,7 @@ impl Counter {
             birth: 0,
             granted: window,
             lease: Lease::default(),
+            waiting: 0,
             rate: Rate::default(),
         }
     }
@@ -58,6 +61,12 @@ impl Counter {
             && is_over(&self.known)
             && self.heard.is_some_and(trusted)
             && is_over(&at(self.known, redis_now))
+    }
+
+    /// Takes out units that were granted and that nobody has spent, so that they can be given back.
+    pub(super) fn take_unspent(&mut self, unspent: Unspent, redis_now: u64) -> Unspent {
+        self.granted.refund(unspent.units, unspent.time, redis_now);
+        unspent
     }
 
     /// The birth to insist on: none where nothing was granted that still counts.
@@ -100,8 +109,9 @@ impl Counter {
     }
 
     /// Whether nothing is counted, leased or remembered.
-    pub(super) fn is_idle(&self, now: u64, redis_now: u64) -> bool {
-        !self.lease.covers(1, now)
+    pub(super) fn is_idle(&self, redis_now: u64) -> bool {
+        self.lease.is_empty()
+            && self.waiting == 0
             && at(self.granted, redis_now).total() == 0
             && at(self.known, redis_now).total() == 0
     }

@@ -3,6 +3,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use crate::clock::Moment;
 use crate::telemetry;
 
@@ -19,6 +21,18 @@ pub(super) struct Gate {
     /// Which limits it is about, for metrics.
     limits: &'static str,
     calls: AtomicU64,
+    /// Wakes those that wait for room, one for each call that ends, and all when it opens.
+    room: Notify,
+}
+
+/// What comes of a wish to make a call.
+pub(super) enum Entrance {
+    /// It may be made.
+    Pass(Pass),
+    /// Redis fails.
+    Barred,
+    /// Redis is well, but too many calls wait for it.
+    Full,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,29 +66,40 @@ impl Gate {
             state: Mutex::new(state),
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
+            room: Notify::new(),
         }
     }
 
     /// Whether a call may be made now.
-    pub(super) fn enter(self: &Arc<Self>, now: Moment) -> Option<Pass> {
+    pub(super) fn enter(self: &Arc<Self>, now: Moment) -> Entrance {
         let mut state = self.lock();
         let probe = match *state {
             State::Closed { .. } => false,
             State::Open { until } if now.monotonic() >= until => true,
-            State::Open { .. } | State::Probing => return None,
+            State::Open { .. } | State::Probing => return Entrance::Barred,
         };
         if self.in_flight.fetch_add(1, Ordering::Relaxed) >= self.most_in_flight {
             self.in_flight.fetch_sub(1, Ordering::Relaxed);
-            return None;
+            return Entrance::Full;
         }
         if probe {
             *state = State::Probing;
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
-        Some(Pass {
+        Entrance::Pass(Pass {
             gate: Arc::clone(self),
             probe,
         })
+    }
+
+    /// Waits until a call has ended or the gate has opened.
+    pub(super) async fn room(&self) {
+        self.room.notified().await;
+    }
+
+    /// Whether the last call that ended has failed.
+    pub(super) fn is_failing(&self) -> bool {
+        !matches!(*self.lock(), State::Closed { failures: 0 })
     }
 
     /// How many calls were let through.
@@ -129,6 +154,7 @@ impl Pass {
                 telemetry::limiter_up(self.gate.limits, false);
                 tracing::warn!(error = %why, "Redis fails, requests follow the outage policy");
                 *state = open;
+                self.gate.room.notify_waiters();
             }
             State::Closed { failures } => {
                 *state = State::Closed {
@@ -145,6 +171,7 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         self.gate.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.gate.room.notify_one();
         if self.probe {
             // Whoever made the call went away: the next one may try.
             *self.gate.lock() = State::Open {
@@ -164,10 +191,21 @@ mod tests {
         Moment::new(Timestamp::UNIX_EPOCH, Duration::from_millis(millis))
     }
 
+    fn pass(gate: &Arc<Gate>, millis: u64) -> Pass {
+        match gate.enter(at(millis)) {
+            Entrance::Pass(pass) => pass,
+            Entrance::Barred | Entrance::Full => panic!("a call may be made"),
+        }
+    }
+
+    fn enters(gate: &Arc<Gate>, millis: u64) -> bool {
+        matches!(gate.enter(at(millis)), Entrance::Pass(_))
+    }
+
     fn opened() -> Arc<Gate> {
         let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", true));
         for _ in 0..Gate::FAILURES {
-            gate.enter(at(0)).unwrap().failed(&"down", at(0));
+            pass(&gate, 0).failed(&"down", at(0));
         }
         gate
     }
@@ -177,62 +215,60 @@ mod tests {
         let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", true));
         for _ in 0..10 {
             for _ in 1..Gate::FAILURES {
-                gate.enter(at(0)).unwrap().failed(&"down", at(0));
+                pass(&gate, 0).failed(&"down", at(0));
             }
-            gate.enter(at(0)).unwrap().succeeded();
+            pass(&gate, 0).succeeded();
         }
-        assert!(gate.enter(at(0)).is_some());
-        assert!(opened().enter(at(999)).is_none());
+        assert!(enters(&gate, 0));
+        assert!(!enters(&opened(), 999));
     }
 
     #[test]
     fn one_call_tries_whether_it_can_close_again() {
         let gate = opened();
-        let probe = gate.enter(at(1_000)).unwrap();
+        let probe = pass(&gate, 1_000);
         assert!(probe.is_probe());
-        assert!(gate.enter(at(5_000)).is_none(), "one at a time");
+        assert!(!enters(&gate, 5_000), "one at a time");
         probe.failed(&"still down", at(1_050));
-        assert!(gate.enter(at(2_049)).is_none());
-        gate.enter(at(2_050)).unwrap().succeeded();
-        assert!(!gate.enter(at(2_050)).unwrap().is_probe());
+        assert!(!enters(&gate, 2_049));
+        pass(&gate, 2_050).succeeded();
+        assert!(!pass(&gate, 2_050).is_probe());
     }
 
     #[test]
     fn a_probe_that_is_given_up_leaves_its_place() {
         let gate = opened();
-        drop(gate.enter(at(1_000)).unwrap());
-        assert!(gate.enter(at(1_000)).unwrap().is_probe());
+        drop(pass(&gate, 1_000));
+        assert!(pass(&gate, 1_000).is_probe());
     }
 
     #[test]
     fn until_redis_was_reached_one_call_at_a_time_tries() {
         let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", false));
-        let first = gate.enter(at(0)).unwrap();
+        let first = pass(&gate, 0);
         assert!(first.is_probe());
-        assert!(gate.enter(at(0)).is_none());
+        assert!(!enters(&gate, 0));
         first.succeeded();
-        assert!(!gate.enter(at(0)).unwrap().is_probe());
+        assert!(!pass(&gate, 0).is_probe());
     }
 
     #[test]
     fn calls_in_flight_are_capped() {
         let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", true));
-        let mut passes: Vec<_> = (0..Gate::IN_FLIGHT)
-            .map(|_| gate.enter(at(0)).unwrap())
-            .collect();
-        assert!(gate.enter(at(0)).is_none());
+        let mut passes: Vec<_> = (0..Gate::IN_FLIGHT).map(|_| pass(&gate, 0)).collect();
+        assert!(!enters(&gate, 0));
         passes.pop();
-        assert!(gate.enter(at(0)).is_some());
+        assert!(enters(&gate, 0));
     }
 
     #[test]
     fn what_left_before_it_opened_tells_nothing() {
         let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", true));
-        let late = gate.enter(at(0)).unwrap();
+        let late = pass(&gate, 0);
         for _ in 0..Gate::FAILURES {
-            gate.enter(at(0)).unwrap().failed(&"down", at(0));
+            pass(&gate, 0).failed(&"down", at(0));
         }
         late.succeeded();
-        assert!(gate.enter(at(500)).is_none());
+        assert!(!enters(&gate, 500));
     }
 }

@@ -5,23 +5,47 @@ use crate::limit::Window;
 ///
 /// They are counted as spent at the end of the sub-window that granted them, and may be spent until
 /// then. A unit that is spent later would leave the count before it has left the window.
+/// Units that are left over are given back.
 #[derive(Default)]
 pub(super) struct Lease {
     units: u64,
-    /// How many there were after the last grant.
-    batch: u64,
-    /// The sub-window in which they are counted, by its start in Redis's time.
-    part: u64,
+    /// The number of units below which more are asked for.
+    low: u64,
+    /// The units that Redis had counted after the last grant, these included.
+    reached: u64,
+    /// The end of the sub-window in which they are counted, in Redis's time.
+    ends: u64,
     /// The monotonic time from which on, and until which, they may be spent.
     since: u64,
     until: u64,
+    unspent: Option<Unspent>,
 }
 
 /// Units that were taken from a lease while Redis is asked about another limit.
 #[derive(Clone, Debug)]
 pub(super) struct Reserved {
     units: u64,
-    part: u64,
+    ends: u64,
+}
+
+/// Units that nobody has spent, or will.
+#[derive(Clone, Debug)]
+pub(super) struct Unspent {
+    pub(super) units: u64,
+    /// The time of Redis at which they are counted.
+    pub(super) time: u64,
+}
+
+impl Unspent {
+    /// Units of a lease, which are counted in the last microsecond of its sub-window.
+    fn of_lease(units: u64, ends: u64) -> Self {
+        let time = ends.saturating_sub(NANOS_PER_MICRO);
+        Self { units, time }
+    }
+
+    pub(super) fn time_us(&self) -> u64 {
+        self.time / NANOS_PER_MICRO
+    }
 }
 
 /// An answer that grants units.
@@ -40,12 +64,20 @@ impl Lease {
     /// much does not let it outlive its sub-window: 1/1000, twice the fastest slew of NTP.
     const DRIFT: u64 = 1_000;
 
+    /// The units left at `now`, under whatever quota.
     pub(super) fn units(&self, now: u64) -> u64 {
         if now < self.until { self.units } else { 0 }
     }
 
-    pub(super) fn covers(&self, cost: u64, now: u64) -> bool {
-        now < self.until && cost <= self.units
+    /// The units that may be spent at `now` under `quota`: where it was lowered since they were
+    /// granted, only those which Redis would have granted under it.
+    pub(super) fn spendable(&self, quota: u64, now: u64) -> u64 {
+        let above = self.reached.saturating_sub(quota);
+        self.units(now).saturating_sub(above)
+    }
+
+    pub(super) fn covers(&self, cost: u64, quota: u64, now: u64) -> bool {
+        now < self.until && cost <= self.spendable(quota, now)
     }
 
     pub(super) fn spend(&mut self, cost: u64) {
@@ -54,7 +86,22 @@ impl Lease {
 
     /// Whether it is time to ask for more, so that nobody has to wait for it.
     pub(super) fn is_low(&self, now: u64) -> bool {
-        now < self.until && self.units < self.batch / 4
+        now < self.until && self.units < self.low
+    }
+
+    /// Whether it holds neither units that may be spent nor units to give back.
+    pub(super) fn is_empty(&self) -> bool {
+        self.units == 0 && self.unspent.is_none()
+    }
+
+    /// The end of the lease, in monotonic time.
+    pub(super) fn until(&self) -> u64 {
+        self.until
+    }
+
+    /// The beginning of the lease, in monotonic time.
+    pub(super) fn since(&self) -> u64 {
+        self.since
     }
 
     /// Takes units in.
@@ -62,27 +109,56 @@ impl Lease {
         let Grant {
             units, received, ..
         } = *grant;
-        let (part, length) = (grant.window.started(), grant.window.part_nanos());
-        let ends = part.saturating_add(length);
+        let length = grant.window.part_nanos();
+        let ends = grant.window.started().saturating_add(length);
         let left = ends.saturating_sub(grant.redis_now).min(length);
         // Redis looked at its clock after the question was sent, and told it in microseconds.
         let until = grant.sent + left.saturating_sub(left / Self::DRIFT + NANOS_PER_MICRO);
-        if units == 0 || until <= received || part < self.part && received < self.until {
+        let reached = grant.window.total();
+        if units == 0 {
             return;
         }
-        if part == self.part && received < self.until {
+        if ends == self.ends {
             self.units += units;
             self.until = until.max(self.until);
+            self.reached = reached.max(self.reached);
+        } else if until <= received || ends < self.ends && received < self.until {
+            self.retire(Unspent::of_lease(units, ends));
+            return;
         } else {
+            self.retire_all();
             *self = Self {
                 units,
-                part,
+                low: 0,
+                reached,
+                ends,
                 since: received,
                 until,
-                batch: 0,
+                unspent: self.unspent.take(),
             };
         }
-        self.batch = self.units;
+        self.low = self.units / 4;
+    }
+
+    /// Takes out the units that were left when the lease ended.
+    pub(super) fn take_unspent(&mut self, now: u64) -> Option<Unspent> {
+        if now >= self.until {
+            self.retire_all();
+        }
+        self.unspent.take()
+    }
+
+    /// Takes out the units that were left of an earlier lease.
+    pub(super) fn take_older(&mut self) -> Option<Unspent> {
+        self.unspent.take()
+    }
+
+    /// Takes out all units above `kept`, which nobody is expected to spend.
+    pub(super) fn take_surplus(&mut self, kept: u64) -> Option<Unspent> {
+        let units = self.units.saturating_sub(kept);
+        self.units -= units;
+        let ends = self.ends;
+        (units > 0).then(|| Unspent::of_lease(units, ends))
     }
 
     /// Takes units out that may come back.
@@ -90,14 +166,17 @@ impl Lease {
         self.spend(units);
         Reserved {
             units,
-            part: self.part,
+            ends: self.ends,
         }
     }
 
-    /// Takes them back, if the lease is still the same.
+    /// Takes them back.
     pub(super) fn give_back(&mut self, reserved: &Reserved) {
-        if reserved.part == self.part {
-            self.units += reserved.units;
+        let Reserved { units, ends } = *reserved;
+        if ends == self.ends {
+            self.units += units;
+        } else {
+            self.retire(Unspent::of_lease(units, ends));
         }
     }
 
@@ -108,6 +187,22 @@ impl Lease {
             self.units += units;
         }
         same
+    }
+
+    fn retire_all(&mut self) {
+        if let Some(unspent) = self.take_surplus(0) {
+            self.retire(unspent);
+        }
+    }
+
+    /// Keeps units until they are given back. Of two times the later one is kept: its units would be
+    /// counted for longer.
+    pub(super) fn retire(&mut self, units: Unspent) {
+        match &mut self.unspent {
+            Some(kept) if kept.time == units.time => kept.units += units.units,
+            Some(kept) if kept.time > units.time => {}
+            kept => *kept = Some(units),
+        }
     }
 }
 
@@ -122,11 +217,17 @@ pub(super) struct Rate {
 
 impl Rate {
     const ONE: u64 = 1_024;
+    /// The longest time for which units are leased, in nanoseconds: what a dead instance takes with
+    /// it stays small.
+    const HORIZON: u64 = 4_000_000_000;
+    /// The requests in a sub-window below which they are asked for one by one.
+    const LEAST: u64 = 2;
+    /// Traffic has ended when nothing came for as long as this many units take.
+    const MISSED: u64 = 10;
 
-    /// One sub-window, but not more than a second: what a dead instance takes with it, and what is
-    /// left over when the traffic ends, stays small.
+    /// One sub-window, but not more than two seconds, so that a rate which changes is followed.
     fn half_life(part_nanos: u64) -> u64 {
-        part_nanos.min(1_000_000_000)
+        part_nanos.min(2_000_000_000)
     }
 
     pub(super) fn record(&mut self, cost: u64, now: u64, part_nanos: u64) {
@@ -136,14 +237,35 @@ impl Rate {
         self.at = now.max(self.at);
     }
 
-    /// The units to lease at `now`, when the sub-window lasts `left` more nanoseconds: what is
-    /// expected within half a half-life, or in that time if it is shorter.
-    pub(super) fn batch(&self, now: u64, left: u64, part_nanos: u64) -> u64 {
-        let half_life = Self::half_life(part_nanos);
-        let time = left.min(half_life / 2);
-        let expected = u128::from(self.decayed(now, part_nanos)) / 2;
-        let units = expected * u128::from(time) / u128::from(half_life * Self::ONE);
-        u64::try_from(units).unwrap_or(u64::MAX)
+    /// The units to hold at `now` for requests of this cost, when the sub-window lasts `left` more
+    /// nanoseconds: what is expected to be spent until then, and three times its square root, which
+    /// chance hardly ever exceeds. None where too few requests are expected in a whole sub-window.
+    pub(super) fn batch(&self, cost: u64, now: u64, left: u64, part_nanos: u64) -> u64 {
+        let within = |time: u64| {
+            let half_life = Self::half_life(part_nanos);
+            let expected = u128::from(self.decayed(now, part_nanos)) / 2;
+            let time = u128::from(time.min(Self::HORIZON));
+            let units = (expected * time).div_ceil(u128::from(half_life * Self::ONE));
+            u64::try_from(units).unwrap_or(u64::MAX)
+        };
+        if within(part_nanos) <= cost.max(1).saturating_mul(Self::LEAST) {
+            return 0;
+        }
+        let units = within(left);
+        units.saturating_add(3 * units.isqrt())
+    }
+
+    /// The time in nanoseconds that this many units take.
+    pub(super) fn time_for(&self, units: u64, part_nanos: u64) -> u64 {
+        let window = Self::half_life(part_nanos).saturating_mul(2 * Self::ONE);
+        units.saturating_mul(window / self.sum.max(Self::ONE))
+    }
+
+    /// When the traffic has ended if nothing comes until then, or after `since`.
+    pub(super) fn ends(&self, since: u64, part_nanos: u64) -> u64 {
+        let least = (part_nanos / 16).clamp(50_000_000, 500_000_000);
+        let missed = self.time_for(Self::MISSED, part_nanos);
+        self.at.max(since).saturating_add(missed.max(least))
     }
 
     fn decayed(&self, now: u64, part_nanos: u64) -> u64 {
@@ -187,11 +309,11 @@ mod tests {
     fn a_lease_ends_with_its_sub_window_as_seen_before_the_call() {
         // 50 milliseconds before the end of the sub-window, and this after the question was sent.
         let lease = leased(7 * PART - 50_000_000);
-        assert!(lease.covers(8, 149_900_000));
-        assert!(!lease.covers(1, 150_000_000));
+        assert!(lease.covers(8, 8, 149_900_000));
+        assert!(!lease.covers(1, 8, 150_000_000));
         // Over before the answer came.
         let lease = leased(7 * PART - 30_000_000);
-        assert!(!lease.covers(1, 0));
+        assert!(!lease.covers(1, 8, 0));
     }
 
     #[test]
@@ -209,14 +331,15 @@ mod tests {
         let second = 1_000_000_000;
         let mut rate = Rate::default();
         // A thousand units a second.
-        for millisecond in 0..5_000 {
+        for millisecond in 0..30_000 {
             rate.record(1, millisecond * 1_000_000, 4 * second);
         }
-        let now = 5 * second;
-        let batch = rate.batch(now, second, 4 * second);
-        assert!((450..=550).contains(&batch), "half a second: {batch}");
-        let batch = rate.batch(now, second / 10, 4 * second);
-        assert!((90..=110).contains(&batch), "the rest: {batch}");
-        assert_eq!(rate.batch(now + 20 * second, second, 4 * second), 0);
+        let now = 30 * second;
+        let batch = rate.batch(1, now, second, 4 * second);
+        assert!((1_000..=1_120).contains(&batch), "a second: {batch}");
+        let batch = rate.batch(1, now, second / 10, 4 * second);
+        assert!((100..=135).contains(&batch), "the rest: {batch}");
+        assert_eq!(rate.batch(10_000, now, second, 4 * second), 0);
+        assert_eq!(rate.batch(1, now + 40 * second, second, 4 * second), 0);
     }
 }

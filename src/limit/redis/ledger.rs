@@ -1,12 +1,14 @@
 use smallvec::SmallVec;
 
 use super::counter::{Counter, Heard, at};
-use super::lease::Grant;
-use super::wire::{Ask, Outcome, Question, Reply, Restore, Seen};
+use super::wire::{Ask, Outcome, Question, Reply, Restore};
 use crate::limit::{Charge, Decision, Window};
 
+mod leasing;
 mod outage;
 mod telling;
+
+pub(super) use self::leasing::Tended;
 
 /// What this instance knows and holds of one subject, and what follows from it: a state machine
 /// without a clock and without input or output. Times are monotonic nanoseconds unless they are
@@ -15,8 +17,12 @@ mod telling;
 pub(super) struct Ledger {
     counters: SmallVec<[Counter; 1]>,
     ahead: Option<Ahead>,
+    /// The number of calls on their way that ask for units.
+    asking: usize,
     /// Whether a call is on its way that may bring units for others too.
     refilling: bool,
+    /// Whether somebody gives back what is left of its leases.
+    tended: bool,
     /// Whether a call is on its way that reports what Redis has lost.
     restoring: bool,
     /// The first and the last time at which the outage policy decided lately.
@@ -83,6 +89,10 @@ pub(super) enum Patience {
 }
 
 impl Ledger {
+    /// The most calls about one subject that are on their way at a time. Requests beyond them share
+    /// the next call, so that no subject takes all calls of a limiter.
+    pub(super) const CALLS_AT_ONCE: usize = 32;
+
     /// How far it goes without Redis.
     pub(super) fn begin(
         &mut self,
@@ -101,23 +111,27 @@ impl Ledger {
                 let Counter { rate, known, .. } = &mut self.counters[demand.place];
                 rate.record(demand.cost, now, known.part_nanos());
             }
-            if self.is_leased(&demands, now) {
-                for demand in &demands {
-                    self.counters[demand.place].lease.spend(demand.cost);
-                }
-                let more = self.refill(&demands, now);
-                return Step::Decided(self.expected(charges, &[], now), more);
+        }
+        let asks_only = demands.iter().all(|demand| demand.cost == 0);
+        if (terms.leased || !asks_only) && self.is_leased(&demands, now) {
+            for demand in &demands {
+                self.counters[demand.place].lease.spend(demand.cost);
             }
+            let more = self.refill(&demands, terms, now);
+            return Step::Decided(self.expected(charges, &[], now), more);
         }
         let redis_now = self.redis_at_most(now);
+        let beyond = self.beyond(&demands, terms, now);
         let denies = |demand: &Demand| {
             let counter = &self.counters[demand.place];
             counter.is_known_to_deny(demand.quota, demand.cost, now, redis_now)
         };
-        if demands.iter().any(denies) {
-            return Step::Decided(self.expected(charges, &demands, now), None);
+        if beyond.iter().any(denies) {
+            return Step::Decided(self.expected(charges, &beyond, now), None);
         }
-        if self.restoring || self.refilling && patience != Patience::Gone {
+        let crowded = self.asking >= Self::CALLS_AT_ONCE;
+        let waits = crowded || terms.leased && patience != Patience::Gone;
+        if self.restoring || self.refilling && waits {
             return Step::Wait;
         }
         Step::Ask(self.ask(&demands, terms, now))
@@ -179,10 +193,10 @@ impl Ledger {
     /// The units granted that still count and are of no use any more once this is forgotten.
     pub(super) fn units(&self, now: u64) -> u64 {
         let redis_now = self.redis_at_most(now);
-        let busy = self.refilling || self.restoring;
+        let busy = self.asking > 0 || self.restoring;
         let counters = self.counters.iter();
         counters.fold(u64::from(busy), |sum, counter| {
-            let idle = counter.is_idle(now, redis_now);
+            let idle = counter.is_idle(redis_now);
             let granted = at(counter.granted, redis_now).total();
             sum.saturating_add(granted.max(u64::from(!idle)))
         })
@@ -206,8 +220,7 @@ impl Ledger {
             return;
         }
         let redis_now = self.redis_at_most(now);
-        self.counters
-            .retain(|counter| !counter.is_idle(now, redis_now));
+        self.counters.retain(|counter| !counter.is_idle(redis_now));
         for charge in charges {
             if self.find(charge).is_none() {
                 self.counters.push(Counter::of(charge));
@@ -242,114 +255,14 @@ impl Ledger {
         demands
     }
 
-    fn is_leased(&self, demands: &Demands, now: u64) -> bool {
-        let covers = |demand: &Demand| self.counters[demand.place].lease.covers(demand.cost, now);
-        demands.iter().all(covers)
-    }
-
-    fn ask(&mut self, demands: &Demands, terms: &Terms, now: u64) -> Call {
-        let (at_least, at_most) = (self.redis_at_least(now), self.redis_at_most(now));
-        let mut asks = SmallVec::<[Ask; 2]>::new();
-        for demand in demands {
-            let counter = &mut self.counters[demand.place];
-            // Where a lease outlasts the call, what is held under this limit is enough.
-            let held = terms.leased
-                && counter
-                    .lease
-                    .covers(demand.cost, now.saturating_add(terms.deadline));
-            let reserved = if held { demand.cost } else { 0 };
-            let reserved = (reserved > 0).then(|| counter.lease.reserve(reserved));
-            let extra = if terms.leased && (!held || counter.lease.is_low(now)) {
-                batch(counter, now, at_least)
-            } else {
-                0
-            };
-            asks.push(Ask {
-                counter: counter.id.clone(),
-                quota: demand.quota,
-                cost: if held { 0 } else { demand.cost },
-                extra,
-                birth: counter.birth_to_insist_on(at_most),
-                reserved,
-            });
-        }
-        let awaited = asks.iter().any(|ask| ask.extra > 0) && !self.refilling;
-        self.refilling |= awaited;
-        Call {
-            question: Question::Acquire(asks),
-            sent: now,
-            awaited,
-        }
-    }
-
-    /// A call for more units, where some are running out and some are to be had.
-    fn refill(&mut self, demands: &Demands, now: u64) -> Option<Call> {
-        if self.refilling || self.restoring {
-            return None;
-        }
-        let (at_least, at_most) = (self.redis_at_least(now), self.redis_at_most(now));
-        let mut asks = SmallVec::<[Ask; 2]>::new();
-        for demand in demands {
-            let counter = &self.counters[demand.place];
-            let eighth = demand.quota.saturating_sub(counter.known.total()) / 8;
-            let extra = batch(counter, now, at_least);
-            if counter.lease.is_low(now) && eighth.min(extra) > 0 {
-                asks.push(Ask {
-                    counter: counter.id.clone(),
-                    quota: demand.quota,
-                    cost: 0,
-                    extra,
-                    birth: counter.birth_to_insist_on(at_most),
-                    reserved: None,
-                });
-            }
-        }
-        self.refilling = !asks.is_empty();
-        self.refilling.then(|| Call {
-            question: Question::Acquire(asks),
-            sent: now,
-            awaited: true,
-        })
-    }
-
     fn ended(&mut self, call: &Call) {
         match &call.question {
-            Question::Acquire(_) => self.refilling &= !call.awaited,
+            Question::Acquire(_) => {
+                self.asking = self.asking.saturating_sub(1);
+                self.refilling &= !call.awaited;
+            }
             Question::Restore(_) => self.restoring = false,
             Question::Refund(_) => {}
-        }
-    }
-
-    /// Enters what an answer has granted.
-    fn enter(&mut self, asks: &[Ask], call: &Call, reply: &Reply, received: u64) {
-        let redis_now = reply.now_nanos();
-        for (ask, Seen { extra, stored }) in asks.iter().zip(&reply.counters) {
-            let by_id = |counter: &&mut Counter| counter.id == ask.counter;
-            let Some(counter) = self.counters.iter_mut().find(by_id) else {
-                continue;
-            };
-            let window = counter.window(stored.as_ref(), redis_now);
-            // The newest units that Redis has counted are these: leased ones with the lease's end.
-            let time = window.latest().max(redis_now);
-            counter.granted.advance(redis_now);
-            counter.granted.spend(ask.cost.saturating_add(*extra), time);
-            counter.lease.add(&Grant {
-                units: *extra,
-                window: &window,
-                sent: call.sent,
-                received,
-                redis_now,
-            });
-        }
-    }
-
-    fn give_back(&mut self, asks: &[Ask]) {
-        for ask in asks {
-            let by_id = |counter: &&mut Counter| counter.id == ask.counter;
-            let counter = self.counters.iter_mut().find(by_id);
-            if let (Some(counter), Some(reserved)) = (counter, &ask.reserved) {
-                counter.lease.give_back(reserved);
-            }
         }
     }
 
@@ -396,7 +309,13 @@ impl Ledger {
             Question::Refund(refunds) => refunds.iter().map(|refund| &refund.counter).collect(),
             Question::Restore(restores) => restores.iter().map(|some| &some.counter).collect(),
         };
-        for (id, seen) in ids.into_iter().zip(&reply.counters) {
+        for (place, (id, seen)) in ids.into_iter().zip(&reply.counters).enumerate() {
+            // Nothing is reported to a counter that has lost its data while its birth is believed.
+            if let Question::Refund(refunds) = &call.question
+                && seen.stored.as_ref().map_or(0, |stored| stored.birth) != refunds[place].birth
+            {
+                continue;
+            }
             if let Some(counter) = self.counters.iter_mut().find(|counter| counter.id == *id) {
                 counter.learn(seen.stored.as_ref(), heard);
             }
@@ -425,16 +344,5 @@ impl Ledger {
     /// The earliest.
     fn redis_at_least(&self, now: u64) -> u64 {
         now.saturating_add_signed(self.ahead.map_or(0, |ahead| ahead.least))
-    }
-}
-
-/// How many units to lease.
-fn batch(counter: &Counter, now: u64, redis_now: u64) -> u64 {
-    let part_nanos = counter.known.part_nanos();
-    let left = part_nanos - redis_now % part_nanos;
-    match counter.rate.batch(now, left, part_nanos) {
-        // One request more is not worth units that nobody may come for.
-        0 | 1 => 0,
-        units => units,
     }
 }

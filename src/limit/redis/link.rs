@@ -35,8 +35,8 @@ enum Connection {
 }
 
 /// One for calls, which are sent again where a slot has moved or a connection was lost, and may then
-/// charge twice but never too little. And one for refunds, which are sent once: twice would give
-/// back units of others.
+/// charge twice but never too little. And one for refunds and calls that give units back, which are
+/// sent once: twice would give back units of others.
 #[derive(Clone)]
 struct Cluster<T> {
     calls: T,
@@ -114,6 +114,25 @@ impl Link {
         tag: &str,
         time_us: u64,
     ) -> Result<Reply, RedisError> {
+        if self.is_cluster() && question.gives_back() {
+            // Sent again, it would give back units of others. So what is left of a lease is given
+            // back only where the first attempt succeeds.
+            if let Ok(reply) = self.ask_as(question, tag, time_us, true).await {
+                return Ok(reply);
+            }
+            let question = question.without_returns();
+            return self.ask_as(&question, tag, time_us, false).await;
+        }
+        self.ask_as(question, tag, time_us, false).await
+    }
+
+    async fn ask_as(
+        &self,
+        question: &Question,
+        tag: &str,
+        time_us: u64,
+        once: bool,
+    ) -> Result<Reply, RedisError> {
         let script = question.script();
         let call = |name, which: &str| {
             let mut command = redis::cmd(name);
@@ -127,8 +146,8 @@ impl Link {
             // A second attempt would be overtaken by what this instance asks next.
             self.send(&with_text(), true).await
         } else {
-            match self.send(&call("EVALSHA", &script.hash), false).await {
-                Err(error) if is_unknown_script(&error) => self.send(&with_text(), false).await,
+            match self.send(&call("EVALSHA", &script.hash), once).await {
+                Err(error) if is_unknown_script(&error) => self.send(&with_text(), once).await,
                 value => value,
             }
         };

@@ -1,7 +1,8 @@
 //! Limits that are counted in Redis, for all instances of a service together.
 //!
 //! - `acquire.lua` and its like are the policy, in Redis; `wire` is what is said to them.
-//! - `link` is the way there, and `gate` decides whether it is taken.
+//! - `link` is the way there, and `gate` decides whether it is taken. `request` is a request on that way,
+//!   and `flight` a call, which is followed to its end even if its request is gone.
 //! - `ledger` is what an instance knows and holds of one subject, and all that follows from it; it
 //!   has no clock and does no input or output. `counter` and `lease` are its parts, and `table`
 //!   has one for each subject.
@@ -10,6 +11,7 @@
 
 mod builder;
 mod counter;
+mod flight;
 mod gate;
 mod lease;
 mod ledger;
@@ -23,14 +25,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 
 use self::gate::Gate;
 use self::ledger::{Ahead, Ledger, Patience, Step, Terms};
 use self::link::Link;
-use self::outage::Cause;
-use self::request::{Next, Request, Since, owned};
+use self::request::{Request, Since};
 use self::table::Table;
 use super::{Acquire, Charge, Decision, LimiterOutage, Subject};
 use crate::clock::Moment;
@@ -62,11 +62,14 @@ pub use self::builder::{ConnectError, OutagePolicy, RedisLimiterBuilder};
 ///
 /// *Strict*, the default, asks Redis about each request: one command, whatever the number of
 /// limits. *Leased* takes units of busy keys in batches, and spends them without asking. A batch is
-/// what the key's recent rate will use within half a sub-window (1/32 of the window) or half a
-/// second, whichever is shorter, and at most an eighth of what is left. Leased units are counted
-/// when they are leased, and may be spent until the sub-window ends that counts them; those left
-/// over are lost until they leave the window. A quiet key, or one that has used up nearly all of
-/// its quota, is treated strictly.
+/// what this instance is expected to spend until the sub-window ends (1/16 of the window), or within
+/// four seconds if that is shorter, with a reserve for chance. It is at most an eighth of the quota.
+/// Leased units are counted when they are leased, and may be spent until the sub-window ends that
+/// counts them. What is left then, or when the traffic falls, is given back to Redis. A key with less
+/// than about two requests in a sub-window is treated strictly.
+///
+/// At most 32 calls about one subject are on their way at a time. Requests beyond them share the next
+/// call, in both modes.
 ///
 /// In both, a request that is known to be denied is denied without asking, for up to ten seconds
 /// after Redis has last told how the limit stands.
@@ -85,11 +88,14 @@ pub use self::builder::{ConnectError, OutagePolicy, RedisLimiterBuilder};
 /// there is one instance that asks one request after the other. A fail-over that loses the last
 /// writes only is not noticed, and adds what was granted in these writes.
 ///
-/// While Redis *cannot be asked*, because it is down, answers with errors, takes longer than the
-/// deadline or has 1,024 calls of this instance to answer, requests follow the [`OutagePolicy`].
-/// After five failures in a row nothing is called any more; one call each second tries whether
-/// Redis is back. With [`OutagePolicy::Local`] a window in which that happens holds, beyond the
-/// quota, at most the number of instances times their share.
+/// While Redis *cannot be asked*, because it is down, answers with errors or takes longer than the
+/// deadline, requests follow the [`OutagePolicy`]. After five failures in a row nothing is called any
+/// more; one call each second tries whether Redis is back. With [`OutagePolicy::Local`] a window in
+/// which that happens holds, beyond the quota, at most the number of instances times their share.
+///
+/// *Overload* is no outage. At most 1,024 calls of an instance are on their way at a time. Requests
+/// beyond them wait, and are refused as unavailable when their deadline is over. No request waits
+/// longer than one deadline, whatever it waits for.
 #[derive(Clone)]
 pub struct RedisLimiter(Arc<Inner>);
 
@@ -98,6 +104,8 @@ struct Inner {
     deadline: Duration,
     on_outage: OutagePolicy,
     key_prefix: String,
+    /// Whether requests wait while Redis has too much to do, or go on at once.
+    waits_for_room: bool,
     table: Table,
     gate: Arc<Gate>,
     /// The last measurement of Redis's clock, for subjects that have none of their own.
@@ -123,7 +131,8 @@ impl RedisLimiter {
     ///
     /// # Errors
     ///
-    /// [`LimiterOutage`] when Redis cannot be asked and the policy is [`OutagePolicy::Deny`].
+    /// [`LimiterOutage`] when Redis cannot be asked and the policy is [`OutagePolicy::Deny`], or when
+    /// more requests wait for Redis than it answers within the deadline.
     pub async fn acquire(
         &self,
         subject: &Subject,
@@ -158,25 +167,7 @@ impl RedisLimiter {
             entry,
             since: Since::new(now),
         };
-        match step {
-            Step::Decided(decision, more) => {
-                if let Some(call) = more {
-                    request.fetch(call);
-                }
-                Acquire::Done(Ok(decision))
-            }
-            Step::Ask(call) => {
-                let Some(pass) = request.enter() else {
-                    request.end(&call);
-                    return Acquire::Done(request.by_policy(charges, Cause::Barred));
-                };
-                let flight = request.flight(call, pass);
-                Acquire::Wait(request.finish(flight.into(), owned(charges)).boxed())
-            }
-            Step::Wait | Step::Again => {
-                Acquire::Wait(request.finish(Next::Wait, owned(charges)).boxed())
-            }
-        }
+        request.go_on(step, charges)
     }
 
     /// Takes back what was charged at `then`, for a request that came to nothing after all. Does
@@ -231,6 +222,7 @@ impl RedisLimiter {
             deadline: inner.deadline,
             on_outage: OutagePolicy::Allow,
             key_prefix: inner.key_prefix.clone(),
+            waits_for_room: false,
             table: Table::new(&inner.key_prefix, capacity),
             gate: Arc::new(Gate::new(
                 Gate::IN_FLIGHT / 16,

@@ -17,20 +17,8 @@ for i, key in ipairs(KEYS) do
   local part, cost = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   local charged, birth = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local counter, stored = read(key, part, now)
-  if stored and counter[1] == birth and charged + PARTS * part > now then
-    local kept = {birth}
-    for place = 2, #counter, 2 do
-      local time, units = counter[place], counter[place + 1]
-      if time >= charged then
-        local taken = math.min(units, cost)
-        units, cost = units - taken, cost - taken
-      end
-      if units > 0 then
-        kept[#kept + 1] = time
-        kept[#kept + 1] = units
-      end
-    end
-    stored = write(key, kept, part, now)
+  if stored and counter[1] == birth and take_back(counter, charged, cost, part, now) then
+    stored = write(key, counter, part, now)
   end
   reply[#reply + 1] = 0
   reply[#reply + 1] = stored or ''

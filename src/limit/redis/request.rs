@@ -1,17 +1,18 @@
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout_at};
 
-use super::gate::{Gate, Pass};
-use super::ledger::{Call, Patience, Step};
+use super::flight::{Flight, Landed};
+use super::gate::{Entrance, Pass};
+use super::ledger::{Call, Patience, Step, Tended};
 use super::outage::Cause;
 use super::table::Entry;
-use super::{OutagePolicy, RedisLimiter, lock};
+use super::{OutagePolicy, RedisLimiter};
 use crate::clock::Moment;
-use crate::limit::{Charge, Decision, LimitSpace, LimiterOutage, RateLimit};
+use crate::limit::{Acquire, Charge, Decision, LimitSpace, LimiterOutage, RateLimit};
 
 /// A request that is being decided.
 #[derive(Clone)]
@@ -21,24 +22,12 @@ pub(super) struct Request {
     pub(super) since: Since,
 }
 
-/// A call that has been made, or is about to be. Dropped without an answer, it is ended.
-pub(super) struct Flight {
-    request: Request,
-    call: Call,
-    pass: Option<Pass>,
-}
-
 /// What a request does next.
 pub(super) enum Next {
-    Again,
+    Begin,
     Fly(Box<Flight>),
-    Wait,
-}
-
-impl From<Flight> for Next {
-    fn from(flight: Flight) -> Self {
-        Self::Fly(Box::new(flight))
-    }
+    /// It waits until the limiter may make one more call.
+    Room,
 }
 
 /// The time, as it goes on from the moment that a request was given.
@@ -48,13 +37,48 @@ pub(super) struct Since {
     instant: Instant,
 }
 
+/// A request that waits for units which another call brings, until this is dropped.
+struct Waiting<'a> {
+    entry: &'a Entry,
+    charges: &'a [Charge<'a>],
+}
+
+/// The task that gives back what is left of a subject's leases.
+struct Keeper(Option<Request>);
+
 impl Request {
     /// How often a request asks at most, and how often it waits for the call of another before it
     /// asks by itself.
     const CALLS: u32 = 4;
     const WAITS: u32 = 2;
 
-    pub(super) async fn finish(
+    /// Goes on after the first step of a ledger, which was not the last.
+    pub(super) fn go_on(self, step: Step, charges: &[Charge<'_>]) -> Acquire {
+        let next = match step {
+            Step::Decided(decision, more) => {
+                if let Some(call) = more {
+                    self.fetch(call);
+                }
+                return Acquire::Done(Ok(decision));
+            }
+            Step::Ask(call) => match self.enter() {
+                Entrance::Pass(pass) => self.flight(call, pass, self.expires()).into(),
+                Entrance::Full if self.limiter.0.waits_for_room => {
+                    self.end(&call);
+                    Next::Room
+                }
+                Entrance::Barred | Entrance::Full => {
+                    self.end(&call);
+                    return Acquire::Done(self.by_policy(charges, Cause::Barred));
+                }
+            },
+            Step::Wait | Step::Again => Next::Begin,
+        };
+        Acquire::Wait(Box::pin(self.finish(next, owned(charges))))
+    }
+
+    /// Waits for the decision, not longer than the deadline whatever happens in between.
+    async fn finish(
         self,
         mut next: Next,
         charges: SmallVec<[Owned; 2]>,
@@ -65,22 +89,46 @@ impl Request {
             let step = match next {
                 Next::Fly(flight) => {
                     calls += 1;
-                    match flight.land(&charges).await {
-                        Ok(step) => step,
-                        Err(cause) => return self.by_policy(&charges, cause),
+                    match flight.land(&charges, self.expires()).await {
+                        Landed::Answered(step) => step,
+                        Landed::Failed(cause) => return self.by_policy(&charges, cause),
+                        Landed::Late(late) => {
+                            let decision = if late.has_failed() {
+                                self.by_policy(&charges, Cause::Late)
+                            } else {
+                                self.expired(&charges)
+                            };
+                            late.follow(decision.as_ref().is_ok_and(Decision::is_admitted));
+                            return decision;
+                        }
                     }
                 }
-                Next::Again | Next::Wait => {
+                Next::Begin => {
                     // Before the ledger is looked at, so that no end is missed in between.
                     let ended = self.entry.ended.notified();
                     match self.begin(&charges, waits) {
                         Step::Wait => {
                             waits += 1;
-                            _ = tokio::time::timeout(self.limiter.0.deadline, ended).await;
-                            self.begin(&charges, waits)
+                            let waiting = Waiting {
+                                entry: &self.entry,
+                                charges: &charges,
+                            };
+                            let ended = timeout_at(self.expires(), ended).await;
+                            drop(waiting);
+                            if ended.is_err() {
+                                return self.expired(&charges);
+                            }
+                            Step::Again
                         }
                         step => step,
                     }
+                }
+                Next::Room => {
+                    let room = self.limiter.0.gate.room();
+                    if timeout_at(self.expires(), room).await.is_err() {
+                        return self.expired(&charges);
+                    }
+                    Step::Again
                 }
             };
             next = match step {
@@ -91,18 +139,24 @@ impl Request {
                     return Ok(decision);
                 }
                 Step::Ask(call) => match self.enter() {
-                    Some(pass) if calls < Self::CALLS => self.flight(call, pass).into(),
-                    pass => {
+                    Entrance::Pass(pass) if calls < Self::CALLS => {
+                        let due = self.deadline_from(Instant::now());
+                        self.flight(call, pass, due).into()
+                    }
+                    Entrance::Full if self.limiter.0.waits_for_room => {
                         self.end(&call);
-                        let cause = pass.map_or(Cause::Barred, |_| Cause::Undecided);
+                        Next::Room
+                    }
+                    entrance => {
+                        self.end(&call);
+                        let cause = match entrance {
+                            Entrance::Pass(_) => Cause::Undecided,
+                            Entrance::Barred | Entrance::Full => Cause::Barred,
+                        };
                         return self.by_policy(&charges, cause);
                     }
                 },
-                Step::Wait if waits > Self::CALLS => {
-                    return self.by_policy(&charges, Cause::Undecided);
-                }
-                Step::Wait => Next::Wait,
-                Step::Again => Next::Again,
+                Step::Wait | Step::Again => Next::Begin,
             };
         }
     }
@@ -115,59 +169,94 @@ impl Request {
         };
         let now = self.since.now().monotonic_nanos();
         let mut ledger = self.entry.lock();
-        ledger.begin(charges, patience, &self.limiter.0.terms, now)
+        let step = ledger.begin(charges, patience, &self.limiter.0.terms, now);
+        if matches!(step, Step::Wait) {
+            ledger.wait(charges);
+        }
+        step
     }
 
     /// Whether a call may be made now.
-    pub(super) fn enter(&self) -> Option<Pass> {
+    fn enter(&self) -> Entrance {
         let now = self.since.now();
         if self.entry.is_barred(now.monotonic_nanos()) {
-            return None;
+            return Entrance::Barred;
         }
         self.limiter.0.gate.enter(now)
     }
 
     /// Makes a call that nobody waits for.
-    pub(super) fn fetch(self, call: Call) {
-        let pass = self.enter();
-        let (Some(pass), Ok(runtime)) = (pass, Handle::try_current()) else {
+    pub(super) fn fetch(&self, call: Call) {
+        let (Entrance::Pass(pass), Ok(runtime)) = (self.enter(), Handle::try_current()) else {
             return self.end(&call);
         };
-        let mut flight = self.flight(call, pass);
+        let request = self.clone();
+        let mut due = self.deadline_from(Instant::now());
+        let mut flight = self.flight(call, pass, due);
         let mut fetched = Box::pin(async move {
-            // When Redis has lost its data, the first answer asks for a report of it.
-            while let Ok(Step::Ask(call)) = flight.land(&[]).await {
-                let Some(pass) = self.enter() else {
-                    return self.end(&call);
-                };
-                flight = self.flight(call, pass);
+            loop {
+                match flight.land(&[], due).await {
+                    // When Redis has lost its data, the first answer asks for a report of it.
+                    Landed::Answered(Step::Ask(call)) => {
+                        let Entrance::Pass(pass) = request.enter() else {
+                            return request.end(&call);
+                        };
+                        due = request.deadline_from(Instant::now());
+                        flight = request.flight(call, pass, due);
+                    }
+                    Landed::Late(late) => return late.follow(false),
+                    Landed::Answered(_) | Landed::Failed(_) => return,
+                }
             }
         });
         // On its way before anything that is asked next: whoever is refused and comes again finds
         // taken back what was charged.
-        if fetched.as_mut().now_or_never().is_none() {
+        if futures_util::FutureExt::now_or_never(fetched.as_mut()).is_none() {
             runtime.spawn(fetched);
         }
     }
 
-    pub(super) fn flight(&self, call: Call, pass: Pass) -> Flight {
-        Flight {
-            request: self.clone(),
-            call,
-            pass: Some(pass),
-        }
+    fn flight(&self, call: Call, pass: Pass, due: Instant) -> Flight {
+        Flight::new(self.clone(), call, pass, due)
     }
 
+    /// Ends a call without an answer.
     pub(super) fn end(&self, call: &Call) {
         self.entry.lock().unanswered(call);
         self.entry.ended.notify_waiters();
     }
 
-    pub(super) fn by_policy(
-        &self,
-        charges: &[Charge<'_>],
-        cause: Cause,
-    ) -> Result<Decision, LimiterOutage> {
+    /// Sees that what is left of the leases is given back, from now on until nothing is.
+    pub(super) fn tend(&self) {
+        if let Ok(runtime) = Handle::try_current()
+            && self.entry.lock().needs_tending()
+        {
+            runtime.spawn(Keeper(Some(self.clone())).run());
+        }
+    }
+
+    /// When the request has waited long enough.
+    fn expires(&self) -> Instant {
+        self.deadline_from(self.since.instant)
+    }
+
+    fn deadline_from(&self, instant: Instant) -> Instant {
+        const LONGEST: Duration = Duration::from_hours(24);
+        instant + self.limiter.0.deadline.min(LONGEST)
+    }
+
+    /// The decision about a request whose deadline is over while it waited for others: they have
+    /// found out whether Redis is down or has too much to do.
+    fn expired(&self, charges: &[Charge<'_>]) -> Result<Decision, LimiterOutage> {
+        let barred = self.entry.is_barred(self.since.now().monotonic_nanos());
+        if barred || self.limiter.0.gate.is_failing() || !self.limiter.0.waits_for_room {
+            self.by_policy(charges, Cause::Late)
+        } else {
+            Err(LimiterOutage::because(Cause::Overloaded))
+        }
+    }
+
+    fn by_policy(&self, charges: &[Charge<'_>], cause: Cause) -> Result<Decision, LimiterOutage> {
         // By the moment of the request, by which it may be refunded later.
         let now = self.since.now.monotonic_nanos();
         match self.limiter.0.on_outage {
@@ -181,50 +270,42 @@ impl Request {
     }
 }
 
-impl Flight {
-    /// Waits for the answer, not longer than the deadline.
-    async fn land(mut self, charges: &[Charge<'_>]) -> Result<Step, Cause> {
-        let (request, call) = (&self.request, &self.call);
-        let inner = &*request.limiter.0;
-        let asked = inner.link.ask(&call.question, &request.entry.tag, 0);
-        let answer = tokio::time::timeout(inner.deadline, asked).await;
-        let now = request.since.now();
-        let cause = match answer {
-            Ok(Ok(reply)) => {
-                let mut ledger = request.entry.lock();
-                let step = ledger.answered(charges, call, &reply, now.monotonic_nanos());
-                *lock(&inner.clock) = ledger.clock();
-                drop(ledger);
-                request.entry.ended.notify_waiters();
-                if let Some(pass) = self.pass.take() {
-                    pass.succeeded();
-                }
-                return Ok(step);
-            }
-            Ok(Err(error)) => Cause::Failed(Arc::new(error)),
-            Err(_) => Cause::Late,
-        };
-        if let Some(pass) = self.pass.take() {
-            if pass.is_probe() {
-                inner.link.renew();
-            }
-            pass.failed(&cause, now);
-        }
-        if inner.link.is_cluster() && matches!(cause, Cause::Late) {
-            let until = now.monotonic() + Gate::PROBE_AFTER;
-            let until = u64::try_from(until.as_nanos()).unwrap_or(u64::MAX);
-            request.entry.bar_until(until);
-        }
-        request.end(call);
-        Err(cause)
+impl From<Flight> for Next {
+    fn from(flight: Flight) -> Self {
+        Self::Fly(Box::new(flight))
     }
 }
 
-/// The client went away: what was asked may be counted, but nobody spends it.
-impl Drop for Flight {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if self.pass.is_some() {
-            self.request.end(&self.call);
+        self.entry.lock().stop_waiting(self.charges);
+    }
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        while let Some(request) = &self.0 {
+            let now = request.since.now().monotonic_nanos();
+            let Tended { call, next } = request.entry.lock().tend(now);
+            if let Some(call) = call {
+                request.fetch(call);
+            }
+            match next {
+                Some(next) => {
+                    let wait = Duration::from_nanos(next.saturating_sub(now));
+                    tokio::time::sleep(wait).await;
+                }
+                None => self.0 = None,
+            }
+        }
+    }
+}
+
+/// The runtime has ended before the leases have.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(request) = &self.0 {
+            request.entry.lock().untended();
         }
     }
 }
@@ -235,20 +316,20 @@ impl Since {
         Self { now, instant }
     }
 
-    fn now(&self) -> Moment {
+    pub(super) fn now(&self) -> Moment {
         let monotonic = self.now.monotonic() + self.instant.elapsed();
         Moment::new(self.now.timestamp(), monotonic)
     }
 }
 
 /// A charge that outlives the call which asked for it.
-pub(super) struct Owned {
+struct Owned {
     limit: RateLimit,
     space: LimitSpace,
     cost: u64,
 }
 
-pub(super) fn owned(charges: &[Charge<'_>]) -> SmallVec<[Owned; 2]> {
+fn owned(charges: &[Charge<'_>]) -> SmallVec<[Owned; 2]> {
     let owned = |charge: &Charge<'_>| Owned {
         limit: charge.limit.clone(),
         space: charge.space,

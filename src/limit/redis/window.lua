@@ -101,6 +101,27 @@ local function put(counter, time, units, part, now)
   end
 end
 
+-- Takes back units that were charged at a time or later, the oldest first, unless the charge may have
+-- left the count. Returns whether there were any.
+local function take_back(counter, charged, units, part, now)
+  local place, taken = 2, false
+  while charged + PARTS * part > now and units > 0 and counter[place] do
+    if counter[place] < charged then
+      place = place + 2
+    else
+      taken = true
+      units = units - counter[place + 1]
+      if units < 0 then
+        counter[place + 1] = -units
+      else
+        table.remove(counter, place)
+        table.remove(counter, place)
+      end
+    end
+  end
+  return taken
+end
+
 -- Stores the counter until the last of its units leaves the count, and returns what is stored.
 local function write(key, counter, part, now)
   local leaves = latest(counter, now) + PARTS * part

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use redis::{Cmd, Script, Value};
 use smallvec::SmallVec;
 
-use super::lease::Reserved;
+use super::lease::{Reserved, Unspent};
 use crate::limit::window::{Bucket, Buckets};
 use crate::limit::{LimitSpace, Window};
 
@@ -36,6 +36,8 @@ pub(super) struct Ask {
     pub(super) extra: u64,
     /// The birth that is remembered, or 0.
     pub(super) birth: u64,
+    /// Units of an earlier lease that are given back.
+    pub(super) unspent: Option<Unspent>,
     /// What was taken from a lease in the place of the cost.
     pub(super) reserved: Option<Reserved>,
 }
@@ -118,6 +120,25 @@ impl Question {
         }
     }
 
+    /// Whether it gives back units of earlier leases beside what it asks for.
+    pub(super) fn gives_back(&self) -> bool {
+        match self {
+            Self::Acquire(asks) => asks.iter().any(|ask| ask.unspent.is_some()),
+            Self::Refund(_) | Self::Restore(_) => false,
+        }
+    }
+
+    /// The same question, which gives nothing back.
+    pub(super) fn without_returns(&self) -> Self {
+        let mut question = self.clone();
+        if let Self::Acquire(asks) = &mut question {
+            for ask in asks {
+                ask.unspent = None;
+            }
+        }
+        question
+    }
+
     /// Adds the keys and the arguments to `command`. `time_us` is 0 except in tests.
     pub(super) fn write(&self, command: &mut Cmd, tag: &str, time_us: u64) {
         let counters = || -> SmallVec<[&CounterId; 8]> {
@@ -137,8 +158,13 @@ impl Question {
             Self::Acquire(asks) => {
                 for ask in asks {
                     let part_us = ask.counter.part_us();
+                    let (units, counted_us) = ask
+                        .unspent
+                        .as_ref()
+                        .map_or((0, 0), |unspent| (unspent.units, unspent.time_us()));
                     command.arg(ask.quota).arg(part_us).arg(ask.cost);
                     command.arg(ask.extra).arg(ask.birth);
+                    command.arg(units).arg(counted_us);
                 }
             }
             Self::Refund(refunds) => {

@@ -13,8 +13,11 @@ use crate::limit::{Charge, Decision, LimitStatus, Verdict};
 const OUTAGE_RETRY: u64 = 1_000_000_000;
 
 impl Ledger {
-    /// Decides by a share of the quota, in percent, while Redis cannot be asked. Held against it
-    /// is what this instance was granted lately, so that an outage does not begin with a fresh one.
+    /// Decides by a share of the quota, in percent, while Redis cannot be asked. What this instance
+    /// was granted lately counts in its share, so that an outage does not begin with a fresh one. What
+    /// Redis is known to have counted for all instances counts in the quota.
+    ///
+    /// A share is rounded down: rounded up, the shares of all instances would be above the quota.
     pub(in super::super) fn by_share(
         &mut self,
         charges: &[Charge<'_>],
@@ -23,20 +26,21 @@ impl Ledger {
     ) -> Decision {
         self.open(charges, now);
         let demands = self.demands(charges);
-        let redis_now = self.redis_at_most(now);
-        let share = |quota: u64| (quota * u64::from(percent) / 100).max(1);
+        let (at_least, redis_now) = (self.redis_at_least(now), self.redis_at_most(now));
+        let share = |quota: u64| quota * u64::from(percent) / 100;
         let fits = |demand: &Demand| {
             let counter = &mut self.counters[demand.place];
             counter.granted.advance(redis_now);
-            let after = counter.granted.total().saturating_add(demand.cost);
-            demand.cost == 0 || after <= share(demand.quota)
+            counter.known.advance(at_least);
+            counter.granted.has_room(share(demand.quota), demand.cost)
+                && counter.known.has_room(demand.quota, demand.cost)
         };
         let admitted = demands.iter().map(fits).fold(true, |all, fits| all & fits);
         if admitted {
             for demand in &demands {
-                self.counters[demand.place]
-                    .granted
-                    .charge(demand.cost, redis_now);
+                let counter = &mut self.counters[demand.place];
+                counter.granted.charge(demand.cost, redis_now);
+                counter.known.charge(demand.cost, at_least);
             }
         }
         self.note_outside(now);
@@ -44,8 +48,13 @@ impl Ledger {
         for charge in charges {
             let place = self.place(charge);
             let cost = cost_of(&demands, place);
-            let window = &self.counters[place].granted;
-            let judge = |cost| window.judge(share(charge.limit.quota()), cost, redis_now);
+            let (counter, quota) = (&self.counters[place], charge.limit.quota());
+            let judge = |cost| {
+                let own = counter.granted.judge(share(quota), cost, redis_now);
+                let all = counter.known.judge(quota, cost, at_least);
+                let worse = |status: &LimitStatus| (status.is_admitted(), status.remaining());
+                if worse(&all) < worse(&own) { all } else { own }
+            };
             statuses.push(match judge(if admitted { 0 } else { cost }) {
                 status if status.is_admitted() => judge(0),
                 status if cost > charge.limit.quota() => status,
@@ -103,11 +112,11 @@ impl Ledger {
                 continue;
             }
             counter.granted.refund(demand.cost, spent_at, redis_now);
+            // As if Redis had done it: so nothing is denied here meanwhile that it would admit.
+            counter.known.refund(demand.cost, spent_at, redis_now);
             // What the outage policy let through, Redis has not counted. For a request that Redis
             // was asked about in the same time this leaves units charged, which is the safe side.
             if !outside && counter.birth != 0 {
-                // As if Redis had done it: so nothing is denied here meanwhile that it would admit.
-                counter.known.refund(demand.cost, spent_at, redis_now);
                 refunds.push(Refund {
                     counter: counter.id.clone(),
                     cost: demand.cost,

@@ -26,7 +26,8 @@ impl Ledger {
                 let mut counter = Counter::of(charge);
                 if let Some(place) = self.find(charge) {
                     counter.known = at(self.counters[place].known, redis_now);
-                    let leased = self.counters[place].lease.units(now);
+                    let lease = &self.counters[place].lease;
+                    let leased = lease.spendable(charge.limit.quota(), now);
                     counter.known.refund(leased, redis_now, redis_now);
                 }
                 for (refund, then) in refunds {
@@ -76,7 +77,7 @@ impl Ledger {
             let (window, cost) = &costs[index];
             let (quota, leased) = (charge.limit.quota(), {
                 let counter = &self.counters[self.place(charge)];
-                counter.lease.units(now)
+                counter.lease.spendable(charge.limit.quota(), now)
             });
             if !admitted && *cost > 0 && statuses[index].is_admitted() {
                 // Nothing is written, so this limit stands as before.

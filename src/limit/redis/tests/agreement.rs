@@ -10,6 +10,7 @@ use proptest::test_runner::RngSeed;
 use super::model::Model;
 use super::{charge, limit, stranger};
 use crate::clock::Moment;
+use crate::limit::redis::lease::Unspent;
 use crate::limit::redis::ledger::{Ledger, Patience, Step, Terms};
 use crate::limit::redis::link::Link;
 use crate::limit::redis::wire::{CounterId, NANOS_PER_MICRO, Question, Restore};
@@ -201,6 +202,10 @@ fn the_model_answers_as_the_scripts_do() {
                     1..20 => birth,
                     _ => 0,
                 };
+                ask.unspent = (ask.birth != 0).then(|| Unspent {
+                    units: extras[3],
+                    time: last_us * NANOS_PER_MICRO,
+                });
             }
             let question = if refund && turn % 2 == 0 {
                 Question::Restore(asks.iter().map(|ask| restore(&ask.counter, now_us, &extras)).collect())

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::limit::Window;
 use crate::limit::redis::wire::{
-    CounterId, NANOS_PER_MICRO, Outcome, Question, Reply, Seen, Stored,
+    Ask, CounterId, NANOS_PER_MICRO, Outcome, Question, Reply, Seen, Stored,
 };
 use crate::limit::window::{Bucket, Buckets};
 
@@ -22,10 +22,14 @@ impl Model {
             Question::Acquire(asks) => {
                 let found: Vec<_> = asks
                     .iter()
-                    .map(|ask| self.read(&ask.counter, now_us))
+                    .map(|ask| {
+                        let mut found = self.read(&ask.counter, now_us);
+                        let changed = ask.birth == found.birth && give_back(ask, &mut found, now);
+                        (found, changed)
+                    })
                     .collect();
                 let mut outcome = Outcome::Admitted;
-                for (ask, found) in asks.iter().zip(&found) {
+                for (ask, (found, _)) in asks.iter().zip(&found) {
                     let over = total(&ask.counter, found, now) + ask.cost > ask.quota;
                     if ask.birth != 0 && ask.birth != found.birth {
                         outcome = Outcome::Lost;
@@ -34,11 +38,14 @@ impl Model {
                     }
                 }
                 let mut seen = Vec::new();
-                for (ask, found) in asks.iter().zip(found) {
+                for (ask, (found, changed)) in asks.iter().zip(found) {
                     let mut extra = 0;
+                    if changed && outcome != Outcome::Lost {
+                        self.keys.insert(ask.counter.clone(), found.clone());
+                    }
                     if outcome == Outcome::Admitted {
-                        let left = ask.quota.saturating_sub(total(&ask.counter, &found, now));
-                        extra = ask.extra.min((left / 8).saturating_sub(ask.cost));
+                        let counted = total(&ask.counter, &found, now);
+                        extra = ask.extra.min(ask.quota.saturating_sub(counted + ask.cost));
                         self.charge(&ask.counter, found, ask.cost, extra, now);
                     }
                     seen.push(self.seen(&ask.counter, extra));
@@ -122,6 +129,17 @@ impl Model {
             buckets: Buckets::new(),
         })
     }
+}
+
+/// Takes back what was not spent, where it is counted still.
+fn give_back(ask: &Ask, found: &mut Stored, now: u64) -> bool {
+    let Some(unspent) = &ask.unspent else {
+        return false;
+    };
+    let mut window = found.window(&ask.counter);
+    window.refund(unspent.units, unspent.time_us() * NANOS_PER_MICRO, now);
+    found.buckets = window.buckets().collect();
+    true
 }
 
 fn total(counter: &CounterId, stored: &Stored, now: u64) -> u64 {

@@ -4,11 +4,14 @@
 //! The ledgers are the real ones, Redis is the model that agrees with the scripts, and time is a
 //! number. A history is made from its seed alone, so one that fails can be looked at again.
 
+mod fleets;
+mod random;
 mod world;
 
 use super::limit;
 use crate::limit::RateLimit;
-use world::{Faults, Random, World};
+use random::Random;
+use world::{Faults, World};
 
 /// One history, and what came of it.
 struct Told {

@@ -8,8 +8,9 @@ use jiff::Timestamp;
 
 use super::super::{model::Model, stranger};
 use super::Told;
+use super::random::Random;
 use crate::clock::Moment;
-use crate::limit::redis::ledger::{Call, Ledger, Patience, Step, Terms};
+use crate::limit::redis::ledger::{Call, Ledger, Patience, Step, Tended, Terms};
 use crate::limit::redis::wire::{NANOS_PER_MICRO, Outcome, Question, Reply};
 use crate::limit::{Charge, Decision, LimitSpace, LocalLimiter, RateLimit, Subject};
 
@@ -71,8 +72,8 @@ struct Event {
 }
 
 enum What {
-    /// A request comes to some instance.
-    Arrival(Request),
+    /// A request comes to an instance, to any where none is named.
+    Arrival(Request, Option<usize>),
     /// A question comes to Redis.
     Question(Box<Flight>),
     Answer(Box<Flight>, Box<Reply>, u64),
@@ -80,6 +81,8 @@ enum What {
     /// Those that wait have waited long enough.
     Patience(usize),
     Refund(usize, u32, u64, u64, usize),
+    /// An instance looks after its leases.
+    Tend(usize, u32),
     Death,
     Emptied,
 }
@@ -153,7 +156,14 @@ impl World {
 
     pub(super) fn arrive_at_cost(&mut self, at: u64, cost: u64) {
         self.asked.push((at, cost));
-        self.happens(at, What::Arrival(Request { cost, waits: 0 }));
+        self.happens(at, What::Arrival(Request { cost, waits: 0 }, None));
+    }
+
+    /// A request of one unit that comes to the instance of this number.
+    pub(super) fn arrive_on(&mut self, at: u64, instance: usize) {
+        self.asked.push((at, 1));
+        let request = Request { cost: 1, waits: 0 };
+        self.happens(at, What::Arrival(request, Some(instance)));
     }
 
     pub(super) fn run(mut self) -> Told {
@@ -179,8 +189,9 @@ impl World {
 
     fn handle(&mut self, at: u64, what: What) {
         match what {
-            What::Arrival(request) => {
-                let instance = self.random.below(self.instances.len());
+            What::Arrival(request, instance) => {
+                let any = self.random.below(self.instances.len());
+                let instance = instance.unwrap_or(any);
                 self.begin(instance, request, at);
             }
             What::Question(flight) => {
@@ -203,6 +214,7 @@ impl World {
             What::Refund(instance, life, then, cost, entry) => {
                 self.refund(instance, life, then, cost, entry, at);
             }
+            What::Tend(instance, life) => self.tend(instance, life, at),
             What::Death => {
                 let instance = self.random.below(self.instances.len());
                 let Instance {
@@ -256,6 +268,9 @@ impl World {
             Step::Wait => {
                 if let Some(mut request) = request.filter(|request| request.waits < 6) {
                     request.waits += 1;
+                    let limits = self.limits.clone();
+                    let ledger = &mut self.instances[instance].ledger;
+                    ledger.wait(&charges(&limits, request.cost));
                     self.instances[instance].waiting.push(request);
                     self.happens(at + DEADLINE, What::Patience(instance));
                 }
@@ -350,13 +365,34 @@ impl World {
                 *decided = if ask.reserved.is_some() { at } else { ticked };
             }
         }
+        if self.instances[instance].ledger.needs_tending() {
+            self.happens(at, What::Tend(instance, flight.life));
+        }
         self.follow(instance, flight.request, step, decided, at);
         self.wake(instance, at);
     }
 
     fn wake(&mut self, instance: usize, at: u64) {
+        let limits = self.limits.clone();
         for request in std::mem::take(&mut self.instances[instance].waiting) {
+            let ledger = &mut self.instances[instance].ledger;
+            ledger.stop_waiting(&charges(&limits, request.cost));
             self.begin(instance, request, at);
+        }
+    }
+
+    fn tend(&mut self, instance: usize, life: u32, at: u64) {
+        let now = self.instances[instance].clock(at);
+        if life != self.instances[instance].life {
+            return;
+        }
+        let Tended { call, next } = self.instances[instance].ledger.tend(now);
+        if let Some(call) = call {
+            self.send(instance, call, None, at);
+        }
+        if let Some(next) = next {
+            let at = at + next.saturating_sub(now).max(1);
+            self.happens(at, What::Tend(instance, life));
         }
     }
 
@@ -455,35 +491,5 @@ impl PartialOrd for Event {
 impl Ord for Event {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
-}
-
-/// A small generator (`SplitMix64`), the same on every machine.
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Both ends included.
-    pub(super) fn between(&mut self, least: u64, most: u64) -> u64 {
-        least + self.next() % (most - least + 1)
-    }
-
-    pub(super) fn below(&mut self, count: usize) -> usize {
-        usize::try_from(self.next() % count as u64).unwrap()
-    }
-
-    pub(super) fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
     }
 }
