@@ -1,4 +1,4 @@
-//! A call to Redis that has been made, whoever waits for it.
+//! A call to Redis, which is followed to its end even if its request does not wait for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub(super) struct Flight {
 
 type Asked = BoxFuture<'static, Result<Reply, RedisError>>;
 
-/// What came of a call while its request waited.
+/// The outcome of a call while its request waited.
 #[expect(clippy::large_enum_variant, reason = "each call moves it once")]
 pub(super) enum Landed {
     Answered(Step),
@@ -108,7 +108,7 @@ impl Flight {
         }
     }
 
-    /// What is left to be waited for by somebody else.
+    /// Returns the unanswered call, so that another task can wait for it.
     fn leave(&mut self) -> Option<Late> {
         Some(Late {
             request: self.request.clone(),
@@ -120,7 +120,7 @@ impl Flight {
     }
 }
 
-/// The client went away: what was asked may be counted, but nobody spends it.
+/// The client went away: Redis may count the cost, but nobody spends it.
 impl Drop for Flight {
     fn drop(&mut self) {
         let is_sent = self.is_sent;
@@ -134,7 +134,7 @@ impl Drop for Flight {
 }
 
 impl Late {
-    /// How long after it was due an answer is waited for, whose units would be lost otherwise.
+    /// The time after its deadline for which an answer is awaited, so that its units are not lost.
     const PATIENCE: Duration = Duration::from_secs(5);
 
     pub(super) fn has_failed(&self) -> bool {

@@ -25,7 +25,7 @@ pub(super) struct Gate {
     room: Notify,
 }
 
-/// What comes of a wish to make a call.
+/// The gate's answer to a caller that wants to make a call.
 pub(super) enum Entrance {
     /// It may be made.
     Pass(Pass),
@@ -97,7 +97,7 @@ impl Gate {
         self.room.notified().await;
     }
 
-    /// Whether the last call that ended has failed.
+    /// Returns true if the last call that ended has failed.
     pub(super) fn is_failing(&self) -> bool {
         !matches!(*self.lock(), State::Closed { failures: 0 })
     }

@@ -238,8 +238,11 @@ impl Rate {
     }
 
     /// The units to hold at `now` for requests of this cost, when the sub-window lasts `left` more
-    /// nanoseconds: what is expected to be spent until then, and three times its square root, which
-    /// chance hardly ever exceeds. None where too few requests are expected in a whole sub-window.
+    /// nanoseconds.
+    ///
+    /// They are the units that are expected to be spent until then, and three times the square root of
+    /// these: chance hardly ever exceeds it. Where too few requests are expected in a whole
+    /// sub-window, there are none.
     pub(super) fn batch(&self, cost: u64, now: u64, left: u64, part_nanos: u64) -> u64 {
         let within = |time: u64| {
             let half_life = Self::half_life(part_nanos);
@@ -261,7 +264,7 @@ impl Rate {
         units.saturating_mul(window / self.sum.max(Self::ONE))
     }
 
-    /// When the traffic has ended if nothing comes until then, or after `since`.
+    /// The time at which the traffic has ended if nothing comes after `since` until then.
     pub(super) fn ends(&self, since: u64, part_nanos: u64) -> u64 {
         let least = (part_nanos / 16).clamp(50_000_000, 500_000_000);
         let missed = self.time_for(Self::MISSED, part_nanos);

@@ -21,7 +21,7 @@ pub(super) struct Ledger {
     asking: usize,
     /// Whether a call is on its way that may bring units for others too.
     refilling: bool,
-    /// Whether somebody gives back what is left of its leases.
+    /// True while a task gives back what is left of the leases.
     tended: bool,
     /// Whether a call is on its way that reports what Redis has lost.
     restoring: bool,

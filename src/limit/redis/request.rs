@@ -22,7 +22,7 @@ pub(super) struct Request {
     pub(super) since: Since,
 }
 
-/// What a request does next.
+/// The next thing that a request does.
 pub(super) enum Next {
     Begin,
     Fly(Box<Flight>),
@@ -47,8 +47,8 @@ struct Waiting<'a> {
 struct Keeper(Option<Request>);
 
 impl Request {
-    /// How often a request asks at most, and how often it waits for the call of another before it
-    /// asks by itself.
+    /// The most calls of one request, and the number of times that it waits for the call of another
+    /// before it makes its own.
     const CALLS: u32 = 4;
     const WAITS: u32 = 2;
 
@@ -176,7 +176,7 @@ impl Request {
         step
     }
 
-    /// Whether a call may be made now.
+    /// Enters the gate, unless the subject's node does not answer.
     fn enter(&self) -> Entrance {
         let now = self.since.now();
         if self.entry.is_barred(now.monotonic_nanos()) {
@@ -209,8 +209,8 @@ impl Request {
                 }
             }
         });
-        // On its way before anything that is asked next: whoever is refused and comes again finds
-        // taken back what was charged.
+        // On its way before anything that is asked next: a client that is refused and comes again
+        // finds its charge taken back.
         if futures_util::FutureExt::now_or_never(fetched.as_mut()).is_none() {
             runtime.spawn(fetched);
         }
@@ -226,7 +226,7 @@ impl Request {
         self.entry.ended.notify_waiters();
     }
 
-    /// Sees that what is left of the leases is given back, from now on until nothing is.
+    /// Starts the task that gives back what is left of the leases, where there is none yet.
     pub(super) fn tend(&self) {
         if let Ok(runtime) = Handle::try_current()
             && self.entry.lock().needs_tending()
@@ -235,7 +235,7 @@ impl Request {
         }
     }
 
-    /// When the request has waited long enough.
+    /// The time at which the request has waited long enough.
     fn expires(&self) -> Instant {
         self.deadline_from(self.since.instant)
     }

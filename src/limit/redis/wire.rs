@@ -120,7 +120,7 @@ impl Question {
         }
     }
 
-    /// Whether it gives back units of earlier leases beside what it asks for.
+    /// Returns true if the question also gives back units of earlier leases.
     pub(super) fn gives_back(&self) -> bool {
         match self {
             Self::Acquire(asks) => asks.iter().any(|ask| ask.unspent.is_some()),

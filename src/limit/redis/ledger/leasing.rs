@@ -8,7 +8,7 @@ use crate::limit::redis::counter::Counter;
 use crate::limit::redis::lease::{Grant, Unspent};
 use crate::limit::redis::wire::{Ask, NANOS_PER_MICRO, Outcome, Question, Refund, Reply, Seen};
 
-/// What there is to do for leases that are not asked for.
+/// The upkeep of leases that no request asks for.
 pub(in super::super) struct Tended {
     /// Gives back what nobody is expected to spend.
     pub(in super::super) call: Option<Call>,
@@ -45,7 +45,7 @@ impl Ledger {
         }
     }
 
-    /// Whether somebody has to [`tend`](Self::tend) this from now on, which is said once.
+    /// Returns true if a task has to [`tend`](Self::tend) this from now on, once for each task.
     pub(in super::super) fn needs_tending(&mut self) -> bool {
         let needs = !self.tended
             && self
@@ -104,7 +104,7 @@ impl Ledger {
         demands.iter().all(covers)
     }
 
-    /// What `demands` ask of Redis: what is held and outlasts a call is subtracted.
+    /// The demands on Redis: units that are held and outlast a call are subtracted.
     pub(super) fn beyond(&self, demands: &Demands, terms: &Terms, now: u64) -> Demands {
         let beyond = |demand: &Demand| Demand {
             cost: demand.cost - demand.reservable(&self.counters[demand.place], terms, now),
@@ -149,7 +149,7 @@ impl Ledger {
         self.call(asks, brings_more || crowded, now)
     }
 
-    /// A call for more units, where some are running out and some are to be had.
+    /// A call for more units, where a lease runs out and Redis has some left.
     pub(super) fn refill(&mut self, demands: &Demands, terms: &Terms, now: u64) -> Option<Call> {
         let low = |demand: &Demand| self.counters[demand.place].lease.is_low(now);
         if !terms.leased || self.refilling || self.restoring || !demands.iter().any(low) {
