@@ -128,11 +128,9 @@ async fn use_is_written_once_after_the_plain_sql_that_it_waited_for() {
     let recording = open(&scene.database, "deadlock_of_use").await;
     // In the other order than the store, which locks them in that of their digests.
     let [first, second] = [digests[1], digests[0]].map(|digest| {
-        let hex: String = digest
-            .as_bytes()
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
+        // `"…"` in JSON.
+        let json = serde_json::to_string(&digest).unwrap();
+        let hex = json.trim_matches('"');
         format!("UPDATE {{schema}}.credentials SET expires_at = now() WHERE digest = '\\x{hex}'")
     });
     let recorded = async move { recording.record_usage(&batch).await };

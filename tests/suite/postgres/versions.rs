@@ -89,10 +89,11 @@ async fn plain_sql_makes_a_version_of_its_own() {
 /// A key is restored from a backup, by a transaction that deletes it or its whole table before.
 #[tokio::test]
 async fn a_key_that_is_inserted_again_goes_on_from_its_version() {
-    let database = Database::new("inserted again").await;
-    let store = database.open().await;
     const DELETE: &str = "DELETE FROM {schema}.events; DELETE FROM {schema}.credentials;
                           DELETE FROM {schema}.keys";
+
+    let database = Database::new("inserted again").await;
+    let store = database.open().await;
     for (remove, conflict) in [
         (DELETE, ""),
         (DELETE, "ON CONFLICT (id) DO UPDATE SET name = 'x'"),
