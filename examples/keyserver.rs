@@ -62,7 +62,7 @@ async fn main() -> ExitCode {
     match serve().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("keyserver: {error}");
+            eprintln!("keyserver: {}", with_causes(&*error));
             ExitCode::FAILURE
         }
     }

@@ -1,5 +1,6 @@
 //! What `SqliteStore` promises beyond the contracts.
 
+mod balances;
 mod listings;
 mod versions;
 

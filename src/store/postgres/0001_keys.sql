@@ -115,6 +115,51 @@ CREATE TRIGGER raise_version BEFORE UPDATE ON keys
     WHEN (NEW.version BETWEEN 1 AND OLD.version AND OLD.* IS DISTINCT FROM NEW.*)
     EXECUTE FUNCTION raise_version();
 
+-- A key that is deleted and inserted again, as when one is restored from a backup, is another state of
+-- the same key. It would have an old version again otherwise. The id `*` stands for all keys of a
+-- table that was truncated. Only plain SQL deletes keys.
+CREATE TABLE deleted_keys (
+    id      text COLLATE "C" PRIMARY KEY,
+    version bigint NOT NULL
+);
+
+-- With the rights of the tables' owner: a role that deletes a key need know nothing of this table.
+CREATE FUNCTION keep_versions() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO deleted_keys SELECT '*', max(version) FROM keys HAVING count(*) > 0
+        ON CONFLICT (id) DO UPDATE SET version = greatest(deleted_keys.version, excluded.version);
+    ELSE
+        INSERT INTO deleted_keys SELECT id, version FROM old_rows ORDER BY id
+        ON CONFLICT (id) DO UPDATE SET version = greatest(deleted_keys.version, excluded.version);
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION go_on_from_version() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    NEW.version := greatest(NEW.version, (
+        SELECT max(version) + 1 FROM deleted_keys WHERE id IN (NEW.id, '*')
+    ));
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER keep_versions_deleted AFTER DELETE ON keys
+    REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_versions();
+CREATE TRIGGER keep_versions_truncated BEFORE TRUNCATE ON keys
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_versions();
+-- A version below 1 is left to the table's check.
+CREATE TRIGGER go_on_from_version BEFORE INSERT ON keys
+    FOR EACH ROW
+    WHEN (NEW.version > 0
+          AND current_setting('tower_api_key.applying', true) IS DISTINCT FROM 'on')
+    EXECUTE FUNCTION go_on_from_version();
+
 -- The trigger of the credentials notifies listeners, so the one of the keys need not
 -- (`tower_api_key.raising`). Keys are locked in the order of their rows, as everywhere.
 CREATE FUNCTION raise_versions(key_rows bigint[]) RETURNS void
@@ -330,6 +375,24 @@ CREATE TRIGGER notify_deleted AFTER DELETE ON credentials
     FOR EACH STATEMENT EXECUTE FUNCTION notify_changed_credentials();
 CREATE TRIGGER notify_truncated AFTER TRUNCATE ON credentials
     FOR EACH STATEMENT EXECUTE FUNCTION notify_everything();
+
+-- Also in a session whose `session_replication_role` is `replica`, as tools for replication and for
+-- loading data set it: a change that nobody is notified of would be undone by the next one.
+ALTER TABLE keys ENABLE ALWAYS TRIGGER raise_version;
+ALTER TABLE keys ENABLE ALWAYS TRIGGER keep_versions_deleted;
+ALTER TABLE keys ENABLE ALWAYS TRIGGER keep_versions_truncated;
+ALTER TABLE keys ENABLE ALWAYS TRIGGER go_on_from_version;
+ALTER TABLE keys ENABLE ALWAYS TRIGGER notify_updated;
+ALTER TABLE keys ENABLE ALWAYS TRIGGER notify_deleted;
+ALTER TABLE keys ENABLE ALWAYS TRIGGER notify_truncated;
+ALTER TABLE credentials ENABLE ALWAYS TRIGGER raise_versions_updated;
+ALTER TABLE credentials ENABLE ALWAYS TRIGGER raise_versions_deleted;
+ALTER TABLE credentials ENABLE ALWAYS TRIGGER raise_versions_truncated;
+ALTER TABLE credentials ENABLE ALWAYS TRIGGER notify_inserted;
+ALTER TABLE credentials ENABLE ALWAYS TRIGGER notify_updated;
+ALTER TABLE credentials ENABLE ALWAYS TRIGGER notify_deleted;
+ALTER TABLE credentials ENABLE ALWAYS TRIGGER notify_truncated;
+ALTER TABLE credits ENABLE ALWAYS TRIGGER raise_version_planned;
 
 -- With the rights of the tables' owner: a role that records use need not be allowed to delete.
 -- Rows that another transaction deletes at this moment are left to it.

@@ -13,7 +13,7 @@ use crate::record::{
 };
 use crate::store::StoreError;
 use crate::store::sql::columns::{UnreadableColumn, id_text, parsed, plain, saturating};
-use crate::store::sql::credits::refill;
+use crate::store::sql::credits::{pass_over, refill};
 
 const SET: &str = "
 INSERT INTO {schema}.credits (
@@ -147,7 +147,13 @@ pub(super) async fn give_back(
         .map_err(StoreError::unavailable)?;
     let mut changed = Vec::new();
     for row in rows {
-        let (id, (key_row, mut balance)) = (key_id(&row)?, read(&row)?);
+        let (id, (key_row, mut balance)) = match key_id(&row).and_then(|id| Ok((id, read(&row)?))) {
+            Ok(known) => known,
+            Err(error) => {
+                pass_over(&error);
+                continue;
+            }
+        };
         let mut grew = false;
         for back in returns.iter().filter(|back| back.key == id) {
             grew |= balance.give_back(back.credits, back.period);

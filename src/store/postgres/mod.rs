@@ -4,6 +4,7 @@
 mod batch;
 mod calls;
 mod credits;
+mod deadlock;
 mod lease;
 mod migrations;
 mod notifications;
@@ -26,6 +27,7 @@ use sqlx::PgPool;
 pub use open::PostgresBuilder;
 
 use self::calls::Calls;
+use self::deadlock::again_after_deadlock;
 use self::notifications::Notifications;
 use self::replica::Replica;
 use self::schema::Schema;
@@ -111,7 +113,15 @@ use crate::record::{
 /// of the credentials concerned the first 8 bytes of the digest as 16 hexadecimal digits.
 ///
 /// Plain SQL that changes a key, its credentials or its budget also raises the key's version, unless the
-/// statement does so itself. A change that the store has computed before is then not applied.
+/// statement does so itself. A change that the store has computed before is then not applied. A key that
+/// is deleted and inserted again goes on from its last version.
+///
+/// The triggers also run in a session whose `session_replication_role` is `replica`. Where they are switched
+/// off (`ALTER TABLE … DISABLE TRIGGER`), a change is in force after the cache's
+/// [`ttl`](crate::CacheConfig::ttl), and a change of the store that was computed before can undo it.
+///
+/// Plain SQL may lock rows in another order than the store, and PostgreSQL then ends one of the two
+/// transactions. One of the store is begun again, within its [deadline](PostgresBuilder::deadline).
 #[derive(Clone)]
 pub struct PostgresStore {
     primary: PgPool,
@@ -214,13 +224,13 @@ impl KeyRepository for PostgresStore {
         credential: &Credential,
         event: &KeyEvent,
     ) -> Result<(), StoreError> {
-        let inserted = write::insert(&self.primary, &self.schema, record, credential, event);
-        self.calls.other(inserted).await
+        let insert = || write::insert(&self.primary, &self.schema, record, credential, event);
+        self.calls.other(again_after_deadlock(insert)).await
     }
 
     async fn insert_all(&self, batch: &[KeyInsertion]) -> Result<Vec<bool>, StoreError> {
-        let inserted = batch::insert(&self.primary, &self.schema, batch);
-        self.calls.batch(inserted).await
+        let insert = || batch::insert(&self.primary, &self.schema, batch);
+        self.calls.batch(again_after_deadlock(insert)).await
     }
 
     async fn get(&self, id: KeyId) -> Result<Option<Key>, StoreError> {
@@ -235,13 +245,13 @@ impl KeyRepository for PostgresStore {
     }
 
     async fn apply(&self, change: &KeyChange) -> Result<bool, StoreError> {
-        let applied = write::apply(&self.primary, &self.schema, change);
-        self.calls.other(applied).await
+        let apply = || write::apply(&self.primary, &self.schema, change);
+        self.calls.other(again_after_deadlock(apply)).await
     }
 
     async fn record_usage(&self, batch: &UsageBatch) -> Result<(), StoreError> {
-        let recorded = write::record_usage(&self.primary, &self.schema, batch);
-        self.calls.other(recorded).await
+        let record = || write::record_usage(&self.primary, &self.schema, batch);
+        self.calls.other(again_after_deadlock(record)).await
     }
 
     async fn usage(
@@ -273,16 +283,16 @@ impl KeyRepository for PostgresStore {
         at_most: u64,
         now: Timestamp,
     ) -> Result<Option<CreditGrant>, StoreError> {
-        let taken = credits::take(&self.primary, &self.schema, id, at_least, at_most, now);
-        self.calls.for_request(taken).await
+        let take = || credits::take(&self.primary, &self.schema, id, at_least, at_most, now);
+        self.calls.for_request(again_after_deadlock(take)).await
     }
 
     async fn give_back_credits(&self, returns: &[CreditReturn]) -> Result<(), StoreError> {
         if returns.is_empty() {
             return Ok(());
         }
-        let given_back = credits::give_back(&self.primary, &self.schema, returns);
-        self.calls.other(given_back).await
+        let give_back = || credits::give_back(&self.primary, &self.schema, returns);
+        self.calls.other(again_after_deadlock(give_back)).await
     }
 
     async fn credits(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, CreditBalance)>, StoreError> {

@@ -1,9 +1,12 @@
 //! A budget between its type and its columns, which are alike in both databases.
 
+use std::error::Error;
+
 use sqlx::{ColumnIndex, Decode, Row, Type};
 
 use super::columns::{UnreadableColumn, parsed};
 use crate::record::{CreditPlan, Refill, RefillEvery};
+use crate::store::StoreError;
 
 /// The plan in a row that has the columns `since_version`, `granted`, `refill_amount` and
 /// `refill_every`; `granted` is null where the key has no budget.
@@ -47,4 +50,13 @@ where
     })?;
     let pair = amount.zip(every);
     Ok(pair.map(|(amount, every)| Refill { amount, every }))
+}
+
+/// Logs that leased credits are lost, since the balance that they belong to cannot be read. Those of other
+/// keys in the same batch are returned all the same.
+pub(in crate::store) fn pass_over(unreadable: &StoreError) {
+    tracing::warn!(
+        error = unreadable as &dyn Error,
+        "leased credits of a key are lost"
+    );
 }

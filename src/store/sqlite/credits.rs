@@ -10,7 +10,7 @@ use crate::store::StoreError;
 use crate::store::sql::columns::{
     UnreadableColumn, id_text, micros, parsed, saturating, timestamp,
 };
-use crate::store::sql::credits::refill;
+use crate::store::sql::credits::{pass_over, refill};
 
 const SET: &str = "
 INSERT INTO tower_api_key_credits (
@@ -117,7 +117,13 @@ pub(super) async fn give_back(
             .await
             .map_err(StoreError::unavailable)?;
         let Some(row) = row else { continue };
-        let (key_row, mut balance) = read(&row)?;
+        let (key_row, mut balance) = match read(&row) {
+            Ok(known) => known,
+            Err(error) => {
+                pass_over(&error);
+                continue;
+            }
+        };
         if balance.give_back(back.credits, back.period) {
             keep(&mut transaction, key_row, &balance).await?;
         }

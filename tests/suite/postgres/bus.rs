@@ -61,8 +61,9 @@ async fn a_key_that_is_revoked_while_the_listener_is_cut_off_is_refused() {
         // The connections end in the same statement in which nobody is told of the change.
         database
             .execute(
-                "SET session_replication_role = replica;
+                "ALTER TABLE {schema}.keys DISABLE TRIGGER USER;
                  UPDATE {schema}.keys SET revoked_at = now();
+                 ALTER TABLE {schema}.keys ENABLE TRIGGER USER;
                  SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
                  WHERE application_name = 'bus_cut'",
             )

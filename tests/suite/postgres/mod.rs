@@ -1,6 +1,7 @@
 //! What `PostgresStore` promises beyond the contracts.
 
 mod bus;
+mod deadlocks;
 mod listings;
 mod notifications;
 mod opening;

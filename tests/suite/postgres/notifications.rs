@@ -81,6 +81,13 @@ async fn changes_by_plain_sql_are_told() {
             vec![],
         ),
         (
+            format!(
+                "SET session_replication_role = replica;
+                 UPDATE {{schema}}.keys SET enabled = false {of_one}"
+            ),
+            lines(&[&one]),
+        ),
+        (
             "UPDATE {schema}.credentials SET expires_at = expires_at".into(),
             vec![],
         ),

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use sqlx::{AssertSqlSafe, Executor};
 use tower_api_key::testing::conformance;
 use tower_api_key::{
-    KeyDigest, KeyFilter, KeyRepository, KeyStore, StoreError, StoreErrorKind, UsageBatch,
-    UsageDelta,
+    ApiKeys, CreditReturn, Credits, KeyDigest, KeyFilter, KeyRepository, KeyStore, NewKey,
+    StoreError, StoreErrorKind, UsageBatch, UsageDelta,
 };
 
 use super::{Database, update};
@@ -27,7 +27,7 @@ BEGIN
     FOR c IN SELECT attrelid::regclass AS name, attname FROM pg_attribute
              JOIN pg_class ON pg_class.oid = attrelid
              WHERE relnamespace = '{schema}'::regnamespace AND relkind = 'r'
-               AND relname NOT IN ('migrations', 'usage_batches') AND attnum > 0 AND attnotnull AND attidentity = ''
+               AND relname NOT IN ('migrations', 'usage_batches', 'deleted_keys') AND attnum > 0 AND attnotnull AND attidentity = ''
                AND attname NOT IN ('digest', 'key_row', 'hour')
     LOOP
         EXECUTE format('ALTER TABLE %s ALTER %I DROP NOT NULL', c.name, c.attname);
@@ -154,6 +154,36 @@ async fn rows_beside_the_key_that_cannot_be_read_name_it_too() {
     let lost = store.list(&KeyFilter::default()).await.unwrap();
     assert_eq!(lost.keys, []);
     assert_eq!(lost.unreadable[0].id, "key_lost");
+}
+
+#[tokio::test]
+async fn a_balance_that_cannot_be_read_keeps_no_other_from_its_credits() {
+    let database = Database::new("unreadable balance").await;
+    let store = database.open().await;
+    let keys = ApiKeys::builder(store.clone()).build();
+    let mut returns = Vec::new();
+    for _ in 0..3 {
+        let new = NewKey::named("x").credits(Credits::new(100));
+        let key = keys.issue(new).await.unwrap().key().record.id;
+        let grant = store.take_credits(key, 10, 10, Timestamp::now()).await;
+        let period = grant.unwrap().unwrap().left.period;
+        returns.push(CreditReturn {
+            key,
+            credits: 10,
+            period,
+        });
+    }
+    database
+        .execute("UPDATE {schema}.credits SET begun_at = '20000-01-01' WHERE key_row = 2")
+        .await
+        .unwrap();
+    store.give_back_credits(&returns).await.unwrap();
+    let balance = async |of: usize| store.credits(&[returns[of].key]).await;
+    for of in [0, 2] {
+        assert_eq!(balance(of).await.unwrap()[0].1.remaining, 100);
+    }
+    let unreadable = balance(1).await.unwrap_err();
+    names(&unreadable, &returns[1].key.to_string(), "begun_at");
 }
 
 #[track_caller]

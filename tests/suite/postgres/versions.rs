@@ -23,6 +23,15 @@ async fn plain_sql_makes_a_version_of_its_own() {
         ("UPDATE {schema}.keys SET scopes = '{a}', version = 1", true),
         ("UPDATE {schema}.keys SET enabled = enabled", false),
         (
+            "SET session_replication_role = replica; UPDATE {schema}.keys SET revoked_at = now()",
+            true,
+        ),
+        (
+            "SET session_replication_role = replica;
+             UPDATE {schema}.credentials SET expires_at = now() {its}",
+            true,
+        ),
+        (
             "BEGIN; UPDATE {schema}.keys SET enabled = NOT enabled; ROLLBACK",
             false,
         ),
@@ -74,6 +83,47 @@ async fn plain_sql_makes_a_version_of_its_own() {
             .execute("TRUNCATE {schema}.keys CASCADE")
             .await
             .unwrap();
+    }
+}
+
+/// A key is restored from a backup, by a transaction that deletes it or its whole table before.
+#[tokio::test]
+async fn a_key_that_is_inserted_again_goes_on_from_its_version() {
+    const DELETE: &str = "DELETE FROM {schema}.events; DELETE FROM {schema}.credentials;
+                          DELETE FROM {schema}.keys";
+
+    let database = Database::new("inserted again").await;
+    let store = database.open().await;
+    for (remove, conflict) in [
+        (DELETE, ""),
+        (DELETE, "ON CONFLICT (id) DO UPDATE SET name = 'x'"),
+        (
+            "SET session_replication_role = replica;
+             DELETE FROM {schema}.keys; DELETE FROM {schema}.credentials",
+            "",
+        ),
+        ("TRUNCATE {schema}.keys CASCADE", ""),
+    ] {
+        let key = insert(&store).await;
+        assert_eq!(stored(&store, &key).await.record.version, 1);
+        let statements = format!(
+            "BEGIN;
+             CREATE TEMP TABLE kept_keys AS SELECT * FROM {{schema}}.keys;
+             CREATE TEMP TABLE kept AS SELECT * FROM {{schema}}.credentials;
+             {remove};
+             UPDATE kept_keys SET revoked_at = now();
+             INSERT INTO {{schema}}.keys OVERRIDING SYSTEM VALUE SELECT * FROM kept_keys {conflict};
+             INSERT INTO {{schema}}.credentials SELECT * FROM kept;
+             COMMIT"
+        );
+        database.execute(&statements).await.unwrap();
+        let restored = stored(&store, &key).await;
+        assert!(restored.record.revoked_at.is_some(), "{remove}");
+        assert!(restored.record.version > key.record.version, "{remove}");
+        assert!(!store.apply(&update(&key)).await.unwrap(), "{remove}");
+        assert_eq!(stored(&store, &key).await, restored, "{remove}");
+        assert!(store.apply(&update(&restored)).await.unwrap(), "{remove}");
+        database.execute(DELETE).await.unwrap();
     }
 }
 
