@@ -115,15 +115,12 @@ pub(crate) fn outage(outcome: Result<Verified, Denial>) -> OutageKind {
     outage.downcast_ref::<Outage>().unwrap().kind()
 }
 
-/// Polls `work` once, on a thread of its own, within a runtime that has shut down. Returns none where the
-/// poll does not end, and otherwise the outcome, if there was one.
+/// Polls `work` once, on a thread of its own, within a runtime that has shut down, and returns its outcome.
 ///
 /// A runtime that shuts down drops a task which is spawned in that moment at once, on the thread that
 /// spawns it.
-pub(crate) fn polled_in_a_shutdown<F>(
-    runtime: tokio::runtime::Runtime,
-    work: F,
-) -> Option<Option<F::Output>>
+#[track_caller]
+pub(crate) fn polled_in_a_shutdown<F>(runtime: tokio::runtime::Runtime, work: F) -> F::Output
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -134,7 +131,8 @@ where
         let _within = handle.enter();
         sender.send(work.now_or_never())
     });
-    receiver.recv_timeout(10 * SECOND).ok()
+    let outcome = receiver.recv_timeout(10 * SECOND);
+    outcome.expect("the thread hangs").expect("it waits")
 }
 
 /// Lets every other task of a current-thread runtime come as far as it can.
