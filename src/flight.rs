@@ -1,6 +1,6 @@
 //! Work that is done once, however many tasks need its outcome.
 //!
-//! The first task that needs an outcome [starts](Flight::start) the work, the others clone the [`Flight`], and all
+//! The first task that needs an outcome [starts](Departure::start) the work, the others clone the [`Flight`], and all
 //! of them wait for it to [land](Flight::landed). The work runs in a task of its own, so any of them may go away:
 //!
 //! ```text
@@ -19,6 +19,8 @@
 //!    guard removes the flight from where later tasks look for it, so none of them joins work that has ended.
 //! 3. A waiter has a deadline of its own, whatever becomes of the work.
 
+use std::error::Error;
+use std::fmt;
 use std::future::Future;
 
 use tokio::sync::watch;
@@ -28,43 +30,42 @@ use tokio::time::{Instant, timeout_at};
 #[derive(Clone, Debug)]
 pub(crate) struct Flight<T>(watch::Receiver<Option<T>>);
 
+/// The start of a flight's work. Dropped instead, it leaves waiters without an outcome.
+#[derive(Debug)]
+pub(crate) struct Departure<T>(watch::Sender<Option<T>>);
+
 /// The reason why a waiter has no outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotLanded {
     /// The work was still under way at the waiter's deadline.
     Late,
-    /// The work panicked.
+    /// The work panicked, or its runtime shuts down.
     Lost,
 }
 
+impl fmt::Display for NotLanded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Late => "the call takes longer than its deadline",
+            Self::Lost => "the key store panicked, or the runtime shuts down",
+        })
+    }
+}
+
+impl Error for NotLanded {}
+
 impl<T: Clone + Send + Sync + 'static> Flight<T> {
-    /// Runs `work` in a task of its own. `guard` is dropped when the work has ended and before any waiter is woken.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a Tokio runtime.
-    pub(crate) fn start<W, G>(work: W, guard: G) -> Self
-    where
-        W: Future<Output = T> + Send + 'static,
-        G: Send + 'static,
-    {
+    /// Returns a flight that can be listed and waited for, and the means to start its work.
+    pub(crate) fn prepare() -> (Self, Departure<T>) {
         let (sender, receiver) = watch::channel(None);
-        tokio::spawn(async move {
-            // A panic drops the last one first: the guard goes before the sender, whose end wakes the waiters.
-            let sender = sender;
-            let guard = guard;
-            let outcome = work.await;
-            drop(guard);
-            sender.send_replace(Some(outcome));
-        });
-        Self(receiver)
+        (Self(receiver), Departure(sender))
     }
 
     /// Returns the outcome, which every waiter gets a clone of.
     ///
     /// # Errors
     ///
-    /// [`NotLanded::Late`] at `deadline`, if there is one, and [`NotLanded::Lost`] when the work panicked.
+    /// [`NotLanded::Late`] at `deadline`, if there is one, and [`NotLanded::Lost`] when the work ended without an outcome.
     pub(crate) async fn landed(mut self, deadline: Option<Instant>) -> Result<T, NotLanded> {
         let outcome = async {
             let landed = self.0.wait_for(Option::is_some).await;
@@ -75,6 +76,46 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
             None => Ok(outcome.await),
         };
         outcome.map_err(|_| NotLanded::Late)?.ok_or(NotLanded::Lost)
+    }
+}
+
+impl<T: Send + Sync + 'static> Departure<T> {
+    /// Runs `work` in a task of its own. `guard` is dropped when the work has ended and before any waiter is woken.
+    ///
+    /// The caller must hold no lock that the guard takes: a runtime that shuts down drops a new task at once, on the
+    /// thread that spawns it.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a Tokio runtime, after `guard` was dropped.
+    pub(crate) fn start<W, G>(self, work: W, guard: G)
+    where
+        W: Future<Output = T> + Send + 'static,
+        G: Send + 'static,
+    {
+        let flying = Flying {
+            guard,
+            departure: self,
+        };
+        tokio::spawn(async move {
+            // As a whole, so that the guard goes first also when the work panics or never begins.
+            let flying = flying;
+            let outcome = work.await;
+            flying.land(outcome);
+        });
+    }
+}
+
+/// The parts of a flight that its task holds. They are dropped in this order: the end of the second wakes the waiters.
+struct Flying<G, T> {
+    guard: G,
+    departure: Departure<T>,
+}
+
+impl<G, T> Flying<G, T> {
+    fn land(self, outcome: T) {
+        drop(self.guard);
+        self.departure.0.send_replace(Some(outcome));
     }
 }
 
@@ -92,6 +133,16 @@ mod tests {
 
     fn in_time() -> Instant {
         Instant::now() + 10 * SECOND
+    }
+
+    fn started<W, G>(work: W, guard: G) -> Flight<W::Output>
+    where
+        W: Future<Output: Clone + Send + Sync> + Send + 'static,
+        G: Send + 'static,
+    {
+        let (flight, departure) = Flight::prepare();
+        departure.start(work, guard);
+        flight
     }
 
     /// Sets its flag when it is dropped.
@@ -113,7 +164,7 @@ mod tests {
                 runs.fetch_add(1, Ordering::SeqCst);
                 landing.await.unwrap()
             };
-            Flight::start(work, ())
+            started(work, ())
         };
         let waiting: Vec<_> = (0..100)
             .map(|_| tokio::spawn(flight.clone().landed(Some(in_time()))))
@@ -135,7 +186,7 @@ mod tests {
                 tokio::task::yield_now().await;
                 assert!(!panics, "the test says so");
             };
-            let flight = Flight::start(work, Guard(Arc::clone(&gone)));
+            let flight = started(work, Guard(Arc::clone(&gone)));
             let outcome = flight.landed(Some(in_time())).await;
             assert!(gone.load(Ordering::SeqCst));
             let expected = if panics { Err(NotLanded::Lost) } else { Ok(()) };
@@ -146,7 +197,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_waiter_leaves_at_its_own_deadline_and_the_work_goes_on() {
         let (land, landing) = oneshot::channel();
-        let flight = Flight::start(async move { landing.await.unwrap() }, ());
+        let flight = started(async move { landing.await.unwrap() }, ());
         let began = Instant::now();
         let late = flight.clone().landed(Some(began + SECOND)).await;
         assert_eq!(late, Err(NotLanded::Late));
@@ -165,7 +216,7 @@ mod tests {
         const WAITERS: usize = 4;
         for round in 0..ROUNDS {
             let (land, landing) = oneshot::channel();
-            let flight = Flight::start(async move { landing.await.unwrap() }, ());
+            let flight = started(async move { landing.await.unwrap() }, ());
             let together = Arc::new(Barrier::new(2));
             let waiters: Vec<_> = (0..WAITERS)
                 .map(|_| tokio::spawn(flight.clone().landed(Some(in_time()))))

@@ -43,7 +43,7 @@ impl KeyCache {
             let found = match answer {
                 Ok(answer) => answer?,
                 Err(NotLanded::Late) => return Err(Outage::deadline()),
-                Err(NotLanded::Lost) => return Err(Outage::from_store("the key store panicked")),
+                Err(NotLanded::Lost) => return Err(Outage::from_store(NotLanded::Lost)),
             };
             if self.is_current(&found, &sought.digest) {
                 return Ok(found.key);
@@ -78,15 +78,18 @@ impl KeyCache {
             Cached::Absent => {}
             known => return Joined::Late(known),
         }
+        let (flight, departure) = Flight::prepare();
+        place.insert(flight.clone());
+        flights.strangers += usize::from(turn == Turn::Stranger);
+        // A task that cannot begin ends at once, and so does its landing, which takes the lock.
+        drop(flights);
         let landing = Landing {
             cache: Arc::clone(self),
             digest: sought.digest,
             turn,
         };
         let (cache, sought) = (Arc::clone(self), *sought);
-        let flight = Flight::start(async move { cache.ask(&sought, turn).await }, landing);
-        place.insert(flight.clone());
-        flights.strangers += usize::from(turn == Turn::Stranger);
+        departure.start(async move { cache.ask(&sought, turn).await }, landing);
         Joined::Flight(flight)
     }
 

@@ -29,7 +29,7 @@ struct Ended {
 }
 
 impl BusTrust {
-    /// So many subscriptions that ended are remembered. The bus is subscribed to at most once a second.
+    /// So many subscriptions that ended are remembered. While subscriptions keep ending, one begins each second.
     const MOST_ENDED: usize = 64;
 
     pub(super) fn without_bus(silence: u64) -> Self {

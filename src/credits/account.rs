@@ -109,7 +109,7 @@ impl Account {
             let answer = call.landed(give_up).await.unwrap_or_else(|why| {
                 Err(match why {
                     NotLanded::Late => CreditOutage::Deadline,
-                    NotLanded::Lost => CreditOutage::from_store("the key store panicked"),
+                    NotLanded::Lost => CreditOutage::from_store(why),
                 })
             });
             answer.map_err(Refused::Outage)?;
@@ -135,10 +135,13 @@ impl Account {
         // What the lease lacks: to ask for all would be to refuse what is there, in two parts.
         let at_least = cost - state.lease.held(now);
         let at_most = cost.saturating_add(state.batch(self.accounts.interval, now));
-        let (account, calling) = (Arc::clone(self), Calling(Arc::clone(self)));
-        let call = async move { account.ask(at_least, at_most, now).await };
-        let call = Flight::start(call, calling);
+        let (call, departure) = Flight::prepare();
         state.call = Some(call.clone());
+        // A task that cannot begin ends at once, and so does `calling`, which takes the lock.
+        drop(state);
+        let (account, calling) = (Arc::clone(self), Calling(Arc::clone(self)));
+        let work = async move { account.ask(at_least, at_most, now).await };
+        departure.start(work, calling);
         Err(call)
     }
 

@@ -34,11 +34,16 @@ pub(crate) async fn listen(bus: Arc<dyn InvalidationBus>, cache: Weak<KeyCache>,
     while let Some(silence) = max_silence(&cache) {
         match timeout(silence, bus.subscribe()).await {
             Ok(Ok(subscription)) => {
-                (pause, was_reached) = (FIRST_PAUSE, true);
+                was_reached = true;
                 telemetry::bus_up(role, true);
+                let began = Instant::now();
                 let Err(error) = follow(subscription, &cache, role, silence).await else {
                     return;
                 };
+                // Each subscription has all keys read again, so one that ends at once is no reason to hurry.
+                if began.elapsed() >= LAST_PAUSE {
+                    pause = FIRST_PAUSE;
+                }
                 telemetry::bus_up(role, false);
                 tracing::warn!(
                     error = &error as &dyn Error,

@@ -305,12 +305,24 @@ impl Window {
         }
     }
 
+    /// Moves the buckets that stay to the front. A client at a steady pace comes here with every few requests, so no
+    /// bucket is built again.
     #[cold]
     fn expire(&mut self, now_nanos: u64) {
         let window = self.window_nanos();
-        let counts = |bucket: &Bucket| bucket.time.saturating_add(window) > now_nanos;
-        self.keep(self.buckets().filter(counts).collect());
-        self.latest = self.latest.max(now_nanos);
+        let has_left = |bucket: &Bucket| bucket.time.saturating_add(window) <= now_nanos;
+        let latest = self.latest.max(now_nanos);
+        if has_left(&self.newest) {
+            *self = Self::empty(self.seconds);
+        } else {
+            let len = usize::from(self.len);
+            let left = self.older[..len].partition_point(has_left);
+            self.older.copy_within(left..len, 0);
+            self.len -= u8::try_from(left).expect("no more than there are places");
+            self.total = self.units_since(0);
+            self.leaves = self.oldest().time.saturating_add(window);
+        }
+        self.latest = latest;
     }
 
     /// Takes `buckets` for its own, but for the empty ones. There are no more than there are places.

@@ -42,8 +42,9 @@ impl Changed {
     ///
     /// With false, the change is stored and holds in this process. Another instance whose own
     /// connection to the bus is healthy may go by the old state for up to the cache's
-    /// [`ttl`](crate::CacheConfig::ttl) after it last read the key. While this process lives, the
-    /// notification is tried again every second. Repeating the call, here or on another instance,
+    /// [`ttl`](crate::CacheConfig::ttl) after it last read the key, and for
+    /// [`stale_if_error`](crate::CacheConfig::stale_if_error) beyond that while the store fails.
+    /// While this process lives, the notification is tried again every second. Repeating the call, here or on another instance,
     /// tries it again at once.
     pub fn is_propagated(&self) -> bool {
         self.propagated

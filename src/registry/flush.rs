@@ -4,7 +4,8 @@ use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::future::{Either, select};
+use futures_util::FutureExt;
+use futures_util::future::{Either, join, select};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -17,7 +18,7 @@ use crate::verify::{Parts, Verifier};
 
 /// Writes regularly, on demand and at shutdown.
 ///
-/// Each flush is a task of its own, so that none is lost with its caller. Only a shutdown gives up a flush
+/// Each flush runs in tasks of its own, so that none is lost with its caller. Only a shutdown gives up a flush
 /// whose store does not answer: the next flush would wait for it, and so would the end of the process.
 pub(super) struct Flusher {
     regularly: AbortHandle,
@@ -76,7 +77,7 @@ impl Flusher {
         flush(verifier, repository, Unspent::OfIdle, &self.interrupt).await
     }
 
-    /// Writes all of it and ends the regular writing. Tries again until `deadline` has passed.
+    /// Ends the regular writing and writes all of it. Tries again until `deadline` has passed.
     pub(super) async fn shutdown(
         &self,
         verifier: &Verifier,
@@ -91,8 +92,9 @@ impl Flusher {
                 .map_or(0, |accounts| accounts.lost())
         };
         let lost_before = lost();
-        let (flushed, failure) = self.flush_until(verifier, repository, deadline).await;
+        // First, so that no flush begins after the last interrupt and keeps its batch from being counted below.
         self.regularly.abort();
+        let (flushed, failure) = self.flush_until(verifier, repository, deadline).await;
         let lost = lost() - lost_before;
         let Some(source) = failure.filter(|_| !flushed || lost > 0) else {
             return Ok(());
@@ -145,46 +147,47 @@ impl Flusher {
     }
 }
 
-/// Writes in a task of its own, which goes on without its caller and ends at an interrupt.
+/// Writes use and returns credits at the same time: a store that does not take the one may take the other.
 async fn flush(
     verifier: Verifier,
     repository: Arc<dyn KeyRepository>,
     credits: Unspent,
     interrupt: &watch::Sender<()>,
 ) -> Result<(), StoreError> {
-    let mut interrupts = interrupt.subscribe();
-    let flushed = tokio::spawn(async move {
-        let written = pin!(write(&verifier, &*repository, credits));
-        match select(written, pin!(interrupts.changed())).await {
+    let parts = Arc::clone(&verifier.parts);
+    let used = async move {
+        let Some(usage) = &parts.usage else {
+            return Ok(());
+        };
+        let flushed = usage.flush(&*repository).await;
+        telemetry::flushed(flushed.is_ok());
+        flushed
+    };
+    let given_back = async move {
+        match &verifier.parts.accounts {
+            Some(accounts) => accounts.give_back(credits).await,
+            None => Ok(()),
+        }
+    };
+    let used = in_a_task(used, interrupt.subscribe());
+    let given_back = in_a_task(given_back, interrupt.subscribe());
+    let (used, given_back) = join(used, given_back).await;
+    used.and(given_back)
+}
+
+/// Writes in a task of its own, which goes on without its caller and ends at an interrupt.
+fn in_a_task(
+    writing: impl Future<Output = Result<(), StoreError>> + Send + 'static,
+    mut interrupts: watch::Receiver<()>,
+) -> impl Future<Output = Result<(), StoreError>> {
+    let written = tokio::spawn(async move {
+        match select(pin!(writing), pin!(interrupts.changed())).await {
             Either::Right((Ok(()), _)) => Err(StoreError::unavailable("it did not answer in time")),
             // The keys are gone, so that no interrupt can come.
-            Either::Right((Err(_), written)) => written.await,
+            Either::Right((Err(_), writing)) => writing.await,
             Either::Left((written, _)) => written,
         }
     });
     // A store that panics has failed.
-    flushed
-        .await
-        .unwrap_or_else(|failed| Err(StoreError::unavailable(failed)))
-}
-
-async fn write(
-    verifier: &Verifier,
-    repository: &dyn KeyRepository,
-    credits: Unspent,
-) -> Result<(), StoreError> {
-    let parts = &verifier.parts;
-    let used = match &parts.usage {
-        Some(usage) => {
-            let flushed = usage.flush(repository).await;
-            telemetry::flushed(flushed.is_ok());
-            flushed
-        }
-        None => Ok(()),
-    };
-    let given_back = match &parts.accounts {
-        Some(accounts) => accounts.give_back(credits).await,
-        None => Ok(()),
-    };
-    used.and(given_back)
+    written.map(|written| written.unwrap_or_else(|failed| Err(StoreError::unavailable(failed))))
 }

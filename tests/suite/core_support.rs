@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use tower_api_key::testing::{ManualClock, ScriptedStore};
 use tower_api_key::{
@@ -112,6 +113,26 @@ pub(crate) fn outage(outcome: Result<Verified, Denial>) -> OutageKind {
     assert_eq!(denial.retry_after(), Some(SECOND));
     let outage = denial.source().expect("an outage has a cause");
     outage.downcast_ref::<Outage>().unwrap().kind()
+}
+
+/// Polls `work` once, on a thread of its own, within a runtime that has shut down, and returns its outcome.
+///
+/// A runtime that shuts down drops a task which is spawned in that moment at once, on the thread that
+/// spawns it.
+#[track_caller]
+pub(crate) fn polled_in_a_shutdown<F>(runtime: tokio::runtime::Runtime, work: F) -> F::Output
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    let handle = runtime.handle().clone();
+    drop(runtime);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _within = handle.enter();
+        sender.send(work.now_or_never())
+    });
+    let outcome = receiver.recv_timeout(10 * SECOND);
+    outcome.expect("the thread hangs").expect("it waits")
 }
 
 /// Lets every other task of a current-thread runtime come as far as it can.

@@ -406,6 +406,36 @@ async fn a_listener_that_lags_behind_forgets_everything() {
     assert_eq!(first, Some(Invalidation::Everything));
 }
 
+/// A proxy without a server behind it takes every connection and ends it at once.
+#[tokio::test(start_paused = true)]
+async fn a_bus_that_ends_each_subscription_is_subscribed_to_once_a_second() {
+    #[derive(Clone, Debug, Default)]
+    struct Ending(Arc<AtomicUsize>);
+
+    #[async_trait]
+    impl InvalidationBus for Ending {
+        async fn subscribe(&self) -> Result<Box<dyn Subscription>, BusError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(Box::new(self.clone()))
+        }
+    }
+
+    #[async_trait]
+    impl Subscription for Ending {
+        async fn next(&mut self, _: Instant) -> Result<Option<Invalidation>, BusError> {
+            Err(BusError::new("the test says so"))
+        }
+    }
+
+    let bus = Ending::default();
+    let here = Instance::of(&MemoryStore::new(), bus.clone());
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    // Every one of them has all keys read again.
+    let subscriptions = bus.0.load(Ordering::SeqCst);
+    assert!((60..=70).contains(&subscriptions), "{subscriptions}");
+    drop(here);
+}
+
 #[tokio::test]
 async fn a_key_is_read_from_the_primary_for_a_while_after_a_change() {
     const LAG: Duration = Duration::from_mins(1);

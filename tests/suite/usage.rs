@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Barrier;
 use tower_api_key::testing::{ManualClock, ScriptedStore};
 use tower_api_key::{
-    ApiKeys, Attempt, Credential, CreditBalance, CreditGrant, CreditReturn, DenialReason,
+    ApiKeys, Attempt, Credential, CreditBalance, CreditGrant, CreditReturn, Credits, DenialReason,
     EventCursor, EventPage, FLUSH_INTERVAL, Issued, Key, KeyChange, KeyDigest, KeyErrorKind,
     KeyEvent, KeyFilter, KeyId, KeyPage, KeyRecord, KeyRepository, KeyStore, MemoryStore, NewKey,
     RateLimit, Requirements, StoreError, StoredKey, UsageBatch, UsageBucket, UsageDelta,
@@ -427,6 +427,27 @@ async fn a_shutdown_ends_by_its_deadline_and_tells_what_it_could_not_write() {
         allowed += hours.iter().map(|(_, allowed, _)| allowed).sum::<u64>();
     }
     assert_eq!(allowed, 5_000);
+}
+
+/// As when one table is locked: what can be written is.
+#[tokio::test(start_paused = true)]
+async fn credits_are_given_back_although_the_store_takes_no_use() {
+    let store = Flaky::default();
+    let builder = ApiKeys::builder(store.clone());
+    let keys = builder.clock(ManualClock::default()).build();
+    let new = NewKey::named("x").scopes(["orders:read"]);
+    let issued = keys.issue(new.credits(Credits::new(1_000))).await.unwrap();
+    let id = issued.key().record.id;
+    for _ in 0..2 {
+        let verified = verify(keys.verifier(), issued.secret().expose()).await;
+        verified.unwrap();
+    }
+    *store.fault.lock().unwrap() = Some((Flaky::EACH, Fault::Hang));
+    let left = async || store.credits(&[id]).await.unwrap()[0].1.remaining;
+    assert!(left().await < 998, "some are leased");
+    let failed = keys.shutdown(10 * SECOND).await.unwrap_err();
+    assert_eq!((failed.uses(), failed.credits()), (2, 0));
+    assert_eq!(left().await, 998);
 }
 
 fn all() -> KeyFilter {

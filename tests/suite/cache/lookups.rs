@@ -11,7 +11,9 @@ use tower_api_key::{
 };
 
 use super::issue_many;
-use crate::core_support::{Bench, SECOND, outage, refusal, settle, unknown_key, verify};
+use crate::core_support::{
+    Bench, SECOND, outage, polled_in_a_shutdown, refusal, settle, unknown_key, verify,
+};
 
 #[tokio::test]
 async fn a_thousand_cold_verifications_are_one_lookup() {
@@ -189,4 +191,22 @@ async fn too_many_waiting_lookups_are_an_outage_at_once() {
         verification.await.unwrap().unwrap();
     }
     bench.verify(text(2)).await.unwrap();
+}
+
+/// Whoever waits for such a request would otherwise keep the runtime from ending.
+#[test]
+fn a_lookup_that_begins_while_the_runtime_shuts_down_fails() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let bench = runtime.block_on(async { Bench::new() });
+    let verifier = bench.keys.verifier().clone();
+    for _ in 0..2 {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (verifier, text) = (verifier.clone(), unknown_key());
+        let verification = async move { verify(&verifier, text.expose()).await };
+        let outcome = polled_in_a_shutdown(runtime, verification);
+        assert_eq!(outage(outcome), OutageKind::Store);
+    }
+    // None of it is left behind.
+    let outcome = runtime.block_on(bench.verify(unknown_key().expose()));
+    assert_eq!(refusal(outcome), DenialReason::Unknown);
 }

@@ -12,7 +12,7 @@ use tower_api_key::{
 };
 
 use super::{admits, issue, left, rush, spend, stored, with};
-use crate::core_support::{Bench, SHUTDOWN, refusal, settle};
+use crate::core_support::{Bench, SHUTDOWN, polled_in_a_shutdown, refusal, settle};
 use crate::redis_server::shared_url;
 use crate::support::{bearing, limit, send};
 
@@ -316,4 +316,23 @@ async fn what_a_nested_layer_refuses_costs_no_credits() {
         assert_eq!(answer.status, status, "{answer:?}");
         assert_eq!(left(&bench.keys, id).await, 100, "{answer:?}");
     }
+}
+
+/// As with lookups, nobody is left to wait for a call that cannot begin any more.
+#[test]
+fn a_call_that_begins_while_the_runtime_shuts_down_fails() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (bench, text) = runtime.block_on(async {
+        let bench = Bench::new();
+        let (_, text) = issue(&bench.keys, with(10)).await;
+        assert!(admits(&bench.keys, &text, 1).await);
+        (bench, text)
+    });
+    let (keys, same) = (bench.keys.clone(), text.clone());
+    let ended = tokio::runtime::Runtime::new().unwrap();
+    let spending = async move { spend(&keys, &same, 5).await };
+    let denial = polled_in_a_shutdown(ended, spending).unwrap_err();
+    assert_eq!(denial.kind(), DenialKind::Unavailable);
+    // Nothing was taken, and the next request makes a call of its own.
+    assert!(runtime.block_on(admits(&bench.keys, &text, 9)));
 }
