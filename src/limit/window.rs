@@ -166,9 +166,11 @@ impl Window {
     ///
     /// They are taken from the oldest buckets that can hold them. If those are others than theirs,
     /// they leave the count sooner: what stays is never less than what was spent. Nothing is taken
-    /// once their own buckets may have left.
+    /// once their own buckets may have left, by the newest time seen: the clock may have gone back
+    /// since, and what is taken would then have been spent by others.
     pub(super) fn refund(&mut self, units: u64, then_nanos: u64, now_nanos: u64) {
-        if then_nanos.saturating_add(self.window_nanos()) <= now_nanos {
+        let newest = now_nanos.max(self.latest);
+        if then_nanos.saturating_add(self.window_nanos()) <= newest {
             return;
         }
         let mut buckets: Buckets = self.buckets().collect();

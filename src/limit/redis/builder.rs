@@ -8,6 +8,7 @@ use redis::{ErrorKind, RedisError};
 use super::gate::Gate;
 use super::ledger::Terms;
 use super::link::Link;
+use super::ordinal::{self, Ordinal};
 use super::table::Table;
 use super::{Inner, RedisLimiter};
 use crate::limit::LocalLimiter;
@@ -16,11 +17,16 @@ use crate::limit::LocalLimiter;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OutagePolicy {
-    /// Each instance admits a share of every quota by itself, rounded down. What it was granted in
-    /// the last window counts in its share, and what Redis was last known to have counted for all
-    /// instances counts in the quota. All instances together then admit at most their number times
-    /// the share, beside what Redis has granted before: with two instances and the default, no more
-    /// than one quota. A quota below 100 divided by the percentage has no share.
+    /// Each instance admits a share of every quota by itself. What it was granted in the last window
+    /// counts in its share, and what Redis was last known to have counted for all instances counts in
+    /// the quota. All instances together then admit at most their number times the share, beside what
+    /// Redis has granted before: with two instances and the default, no more than one quota.
+    ///
+    /// Shares are whole units that add up to the quota: with 25 %, one of four instances has the only
+    /// unit of a quota of 1. For that each instance takes an ordinal in Redis when it connects, holds
+    /// it for ten minutes, and renews it three times a minute. The share of an instance without an
+    /// ordinal is rounded down. That is one that started in the outage, or one of more than 100 divided
+    /// by the percentage. After ten minutes of outage it is each of them.
     Local {
         /// The share in percent, from 1 to 100; others are taken as the nearest of these.
         percent: u8,
@@ -114,7 +120,7 @@ impl RedisLimiterBuilder {
         self
     }
 
-    /// Connects, within two seconds.
+    /// Connects within two seconds, and takes an ordinal for [`OutagePolicy::Local`] within two more.
     ///
     /// While Redis cannot be reached the limiter works all the same: it follows the
     /// [outage policy](Self::on_outage), says so in the log, and connects in the background. So an instance
@@ -137,7 +143,11 @@ impl RedisLimiterBuilder {
         let link = Arc::new(link);
         let reached = link.connect().await?;
         let deadline = u64::try_from(self.deadline.as_nanos()).unwrap_or(u64::MAX);
-        Ok(RedisLimiter(Arc::new(Inner {
+        let ordinal = Ordinal::new(self.on_outage, &self.key_prefix, Arc::clone(&link));
+        if reached {
+            ordinal.renew().await;
+        }
+        let inner = Arc::new(Inner {
             terms: Terms {
                 leased: self.leased,
                 deadline,
@@ -150,7 +160,10 @@ impl RedisLimiterBuilder {
             gate: Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", reached)),
             clock: std::sync::Mutex::default(),
             link,
-        })))
+            ordinal,
+        });
+        ordinal::keep(&inner);
+        Ok(RedisLimiter(inner))
     }
 }
 

@@ -157,6 +157,14 @@ impl Link {
         })
     }
 
+    /// Runs a command that returns a number.
+    pub(super) async fn number(&self, command: &Cmd) -> Result<i64, RedisError> {
+        match self.send(command, false).await? {
+            Value::Int(number) => Ok(number),
+            _ => Err((ErrorKind::UnexpectedReturnType, "no number was returned").into()),
+        }
+    }
+
     /// Returns whether Redis was reached before.
     pub(super) fn is_connected(&self) -> bool {
         let connection = self.connection.read();

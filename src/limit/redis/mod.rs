@@ -6,6 +6,7 @@
 //! - `ledger` is what an instance knows and holds of one subject, and all that follows from it; it
 //!   has no clock and does no input or output. `counter` and `lease` are its parts, and `table`
 //!   has one for each subject.
+//! - `ordinal` tells the instances apart, so that their shares in an outage add up to the quota.
 //!
 //! This file brings them together.
 
@@ -16,6 +17,7 @@ mod gate;
 mod lease;
 mod ledger;
 mod link;
+mod ordinal;
 mod outage;
 mod request;
 mod table;
@@ -30,6 +32,7 @@ use smallvec::SmallVec;
 use self::gate::Gate;
 use self::ledger::{Ahead, Ledger, Patience, Step, Terms};
 use self::link::Link;
+use self::ordinal::Ordinal;
 use self::request::{Request, Since};
 use self::table::Table;
 use super::{Acquire, Charge, Decision, LimiterOutage, Subject};
@@ -91,7 +94,9 @@ pub use self::builder::{ConnectError, OutagePolicy, RedisLimiterBuilder};
 /// While Redis *cannot be asked*, because it is down, answers with errors or takes longer than the
 /// deadline, requests follow the [`OutagePolicy`]. After five failures in a row nothing is called any
 /// more; one call each second tries whether Redis is back. With [`OutagePolicy::Local`] a window in
-/// which that happens holds, beyond the quota, at most the number of instances times their share.
+/// which that happens holds, beyond the quota, at most the number of instances times their share. A
+/// Redis that has lost its data may have given ordinals twice, until their holders renew them within
+/// 20 seconds; an outage in this time adds at most one quota for each loss.
 ///
 /// *Overload* is no outage. At most 1,024 calls of an instance are on their way at a time. Requests
 /// beyond them wait, and are refused as unavailable when their deadline is over. No request waits
@@ -111,6 +116,8 @@ struct Inner {
     /// The last measurement of Redis's clock, for subjects that have none of their own.
     clock: Mutex<Option<Ahead>>,
     link: Arc<Link>,
+    /// Of this instance, among those that share the quotas in an outage.
+    ordinal: Ordinal,
 }
 
 impl RedisLimiter {
@@ -231,6 +238,11 @@ impl RedisLimiter {
             )),
             clock: Mutex::default(),
             link: Arc::clone(&inner.link),
+            ordinal: Ordinal::new(
+                OutagePolicy::Allow,
+                &inner.key_prefix,
+                Arc::clone(&inner.link),
+            ),
         }))
     }
 

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use super::flight::{Flight, Landed};
 use super::gate::{Entrance, Pass};
 use super::ledger::{Call, Patience, Step, Tended};
+use super::ordinal::Share;
 use super::outage::Cause;
 use super::table::Entry;
 use super::{OutagePolicy, RedisLimiter};
@@ -261,8 +262,12 @@ impl Request {
         let now = self.since.now.monotonic_nanos();
         match self.limiter.0.on_outage {
             OutagePolicy::Local { percent } => {
-                let percent = percent.clamp(1, 100);
-                Ok(self.entry.lock().by_share(charges, percent, now))
+                let share = Share {
+                    percent: percent.clamp(1, 100),
+                    ordinal: self.limiter.0.ordinal.held(),
+                    tag: &self.entry.tag,
+                };
+                Ok(self.entry.lock().by_share(charges, share, now))
             }
             OutagePolicy::Deny => Err(LimiterOutage::because(cause)),
             OutagePolicy::Allow => Ok(self.entry.lock().unlimited(charges, now)),

@@ -6,6 +6,7 @@ mod faults;
 mod leases;
 mod ledger;
 mod model;
+mod ordinals;
 mod overload;
 mod server;
 mod sharing;

@@ -102,10 +102,12 @@ local function put(counter, time, units, part, now)
 end
 
 -- Takes back units that were charged at a time or later, the oldest first, unless the charge may have
--- left the count. Returns whether there were any.
+-- left the count. Returns whether there were any. The newest time counts: should the clock have gone
+-- back, the charge may have left the count before, and the units would be those of others.
 local function take_back(counter, charged, units, part, now)
   local place, taken = 2, false
-  while charged + PARTS * part > now and units > 0 and counter[place] do
+  local counts = charged + PARTS * part > latest(counter, now)
+  while counts and units > 0 and counter[place] do
     if counter[place] < charged then
       place = place + 2
     else

@@ -100,7 +100,7 @@ impl CounterId {
 
     /// Its key. `tag` is the subject, in the braces that keep all its keys in one slot of a
     /// cluster. Names have neither colons nor braces, so that no two counters share a key.
-    fn key(&self, tag: &str) -> String {
+    pub(super) fn key(&self, tag: &str) -> String {
         let space = match self.space {
             LimitSpace::Key => 'k',
             LimitSpace::Route => 'r',

@@ -6,6 +6,7 @@ use super::telling::cost_of;
 use super::{Call, Demand, Ledger, Terms};
 use crate::limit::decision::Statuses;
 use crate::limit::redis::counter::at;
+use crate::limit::redis::ordinal::Share;
 use crate::limit::redis::wire::{NANOS_PER_MICRO, Question, Refund};
 use crate::limit::{Charge, Decision, LimitStatus, Verdict};
 
@@ -13,26 +14,27 @@ use crate::limit::{Charge, Decision, LimitStatus, Verdict};
 const OUTAGE_RETRY: u64 = 1_000_000_000;
 
 impl Ledger {
-    /// Decides by a share of the quota, in percent, while Redis cannot be asked. What this instance
+    /// Decides by a share of the quota while Redis cannot be asked. What this instance
     /// was granted lately counts in its share, so that an outage does not begin with a fresh one. What
     /// Redis is known to have counted for all instances counts in the quota.
     ///
-    /// A share is rounded down: rounded up, the shares of all instances would be above the quota.
+    /// The shares of all instances are together never above the quota, see [`Share::units`].
     pub(in super::super) fn by_share(
         &mut self,
         charges: &[Charge<'_>],
-        percent: u8,
+        share: Share<'_>,
         now: u64,
     ) -> Decision {
         self.open(charges, now);
         let demands = self.demands(charges);
         let (at_least, redis_now) = (self.redis_at_least(now), self.redis_at_most(now));
-        let share = |quota: u64| quota * u64::from(percent) / 100;
         let fits = |demand: &Demand| {
             let counter = &mut self.counters[demand.place];
             counter.granted.advance(redis_now);
             counter.known.advance(at_least);
-            counter.granted.has_room(share(demand.quota), demand.cost)
+            counter
+                .granted
+                .has_room(share.units(&counter.id, demand.quota), demand.cost)
                 && counter.known.has_room(demand.quota, demand.cost)
         };
         let admitted = demands.iter().map(fits).fold(true, |all, fits| all & fits);
@@ -49,8 +51,9 @@ impl Ledger {
             let place = self.place(charge);
             let cost = cost_of(&demands, place);
             let (counter, quota) = (&self.counters[place], charge.limit.quota());
+            let units = share.units(&counter.id, quota);
             let judge = |cost| {
-                let own = counter.granted.judge(share(quota), cost, redis_now);
+                let own = counter.granted.judge(units, cost, redis_now);
                 let all = counter.known.judge(quota, cost, at_least);
                 let worse = |status: &LimitStatus| (status.is_admitted(), status.remaining());
                 if worse(&all) < worse(&own) { all } else { own }

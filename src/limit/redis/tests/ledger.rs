@@ -3,6 +3,7 @@
 use super::model::Model;
 use super::{charge, limit};
 use crate::limit::redis::ledger::{Ledger, Patience, Step, Terms};
+use crate::limit::redis::ordinal::Share;
 use crate::limit::redis::wire::{NANOS_PER_MICRO, Question};
 use crate::limit::{Charge, Decision};
 
@@ -18,6 +19,15 @@ const STRICT: Terms = Terms {
     leased: false,
     ..LEASED
 };
+
+/// The share of an instance that has no ordinal.
+fn share(percent: u8) -> Share<'static> {
+    Share {
+        percent,
+        ordinal: None,
+        tag: "{test}",
+    }
+}
 
 /// An instance, and a Redis that answers within a millisecond.
 #[derive(Default)]
@@ -99,7 +109,7 @@ fn shares_are_not_rounded_up_to_more_than_the_quota() {
         for _ in 0..instances {
             let mut ledger = Ledger::default();
             for request in 0..10 {
-                let decision = ledger.by_share(&[charge(&few, 1)], percent, BEGIN + request);
+                let decision = ledger.by_share(&[charge(&few, 1)], share(percent), BEGIN + request);
                 admitted += u64::from(decision.is_admitted());
             }
         }
@@ -126,7 +136,9 @@ fn what_redis_had_counted_for_others_counts_in_an_outage() {
     let mut admitted = 0;
     for request in 0..50 {
         let now = BEGIN + request * MILLI;
-        let decision = instance.ledger.by_share(&[charge(&minute, 1)], 50, now);
+        let decision = instance
+            .ledger
+            .by_share(&[charge(&minute, 1)], share(50), now);
         admitted += u64::from(decision.is_admitted());
     }
     // Of its share of 50 only what 91 of 100 leave.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{builder, charge, limit, now, remaining, server, stranger};
 use crate::limit::Acquire;
-use crate::limit::{Charge, LimitSpace, LimitStatus, RedisLimiter, Subject, Verdict};
+use crate::limit::{Charge, LimitSpace, LimitStatus, OutagePolicy, RedisLimiter, Subject, Verdict};
 
 async fn two() -> [RedisLimiter; 2] {
     [
@@ -218,7 +218,9 @@ fn keys(server: &server::Server) -> usize {
 #[tokio::test]
 async fn keys_end_by_themselves_when_nothing_counts() {
     let server = server::Server::start();
+    // Of counters only: with another policy the instance has a key for its ordinal.
     let limiter = RedisLimiter::builder(&server.url())
+        .on_outage(OutagePolicy::Deny)
         .connect()
         .await
         .unwrap();

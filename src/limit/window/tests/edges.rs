@@ -109,3 +109,24 @@ fn a_sum_that_does_not_fit_is_not_forgotten_early() {
 fn it_takes_as_many_bytes_as_the_docs_of_the_limiter_count_with() {
     assert_eq!(size_of::<Window>(), 424);
 }
+
+/// By then another charge would be taken back, which still counts in the window of its own time.
+#[test]
+fn a_refund_after_the_clock_went_back_takes_nothing_from_others() {
+    let limit = limit(10, 1);
+    let length = window_nanos(&limit);
+    for quiet in [false, true] {
+        let mut window = Window::new(&limit);
+        window.charge(4, length);
+        window.charge(5, length + length / 2);
+        // The first charge leaves the count.
+        if quiet {
+            window.advance(2 * length + 2);
+        } else {
+            window.charge(1, 2 * length + 2);
+        }
+        let before = window.total();
+        window.refund(4, length, 2 * length - 1);
+        assert_eq!(window.total(), before);
+    }
+}

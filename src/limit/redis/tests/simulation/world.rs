@@ -346,11 +346,14 @@ impl World {
     }
 
     fn answer(&mut self, flight: &Flight, reply: &Reply, decided: u64, at: u64) {
-        if !self.lands(flight) {
-            return;
-        }
         let (instance, limits) = (flight.instance, self.limits.clone());
         let now = self.instances[instance].clock(at);
+        if !self.lands(flight) {
+            if self.instances[instance].life == flight.life {
+                self.answer_late(flight, reply, now, at);
+            }
+            return;
+        }
         let charges = flight.request.map(|request| charges(&limits, request.cost));
         let charges = charges.as_deref().unwrap_or_default();
         let ledger = &mut self.instances[instance].ledger;
@@ -370,6 +373,16 @@ impl World {
         }
         self.follow(instance, flight.request, step, decided, at);
         self.wake(instance, at);
+    }
+
+    /// The request was refused when its deadline was over, so its cost was not spent.
+    fn answer_late(&mut self, flight: &Flight, reply: &Reply, now: u64, at: u64) {
+        let ledger = &mut self.instances[flight.instance].ledger;
+        ledger.answered_late(&flight.call, reply, false, now);
+        if ledger.needs_tending() {
+            self.happens(at, What::Tend(flight.instance, flight.life));
+        }
+        self.wake(flight.instance, at);
     }
 
     fn wake(&mut self, instance: usize, at: u64) {
