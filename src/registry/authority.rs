@@ -109,13 +109,17 @@ pub(super) struct Ceiling {
 }
 
 impl Ceiling {
-    /// Refuses scopes that are not covered, and names each of them once.
+    /// Refuses scopes that are not covered, and names each of them once: at most as many as a key can
+    /// have. Each is compared with those named before, so a longer list would cost its square.
     pub(super) fn check(&self, scopes: impl IntoIterator<Item = Scope>) -> Result<(), KeyError> {
         let Some(held) = &self.held else {
             return Ok(());
         };
         let mut lacking = Vec::new();
         for scope in scopes {
+            if lacking.len() == ScopeSet::MAX_LEN {
+                break;
+            }
             if !held.covers(&scope) && !lacking.contains(&scope) {
                 lacking.push(scope);
             }
