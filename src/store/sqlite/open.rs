@@ -74,8 +74,12 @@ fn scheme(database: &str) -> Option<&str> {
 /// or a text that kept its quotes or spaces on the way here. As the name of a new file it would show its
 /// password in every listing of the directory.
 fn is_mistaken(database: &str) -> bool {
-    let is_wrapped = database.starts_with(|first: char| first.is_whitespace() || "'\"".contains(first));
-    let is_word = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    let is_wrapped =
+        database.starts_with(|first: char| first.is_whitespace() || "'\"".contains(first));
+    let is_word = |name: &str| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+    };
     let name = database.split_once('=').map(|(name, _)| name.trim_end());
     is_wrapped || name.is_some_and(is_word)
 }
