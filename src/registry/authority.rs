@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use super::{ApiKeys, KeyError};
 use crate::denial::Denial;
-use crate::principal::KeyPrincipal;
 use crate::scope::{Scope, ScopeSet};
 #[cfg(feature = "admin")]
 use crate::verify::ActingKey;
@@ -90,11 +89,11 @@ impl Authority {
             #[cfg(feature = "admin")]
             Self::Key(key) => Ceiling {
                 held: Some(key.scopes_now().await??),
-                holder: Some(key.principal().clone()),
+                holder: Some(Arc::clone(key)),
             },
             Self::Scopes(scopes) => Ceiling {
                 held: Some(scopes.clone()),
-                holder: None,
+                ..Ceiling::default()
             },
         })
     }
@@ -105,7 +104,8 @@ impl Authority {
 pub(super) struct Ceiling {
     /// None: everything.
     held: Option<ScopeSet>,
-    holder: Option<KeyPrincipal>,
+    #[cfg(feature = "admin")]
+    holder: Option<Arc<ActingKey>>,
 }
 
 impl Ceiling {
@@ -128,10 +128,10 @@ impl Ceiling {
             return Ok(());
         }
         let denial = Denial::insufficient_scope(lacking);
-        Err(match &self.holder {
-            Some(holder) => denial.of_key(holder.key()),
-            None => denial,
+        #[cfg(feature = "admin")]
+        if let Some(holder) = &self.holder {
+            return Err(holder.denied(denial).into());
         }
-        .into())
+        Err(denial.into())
     }
 }
