@@ -93,7 +93,8 @@ impl Authority {
             },
             Self::Scopes(scopes) => Ceiling {
                 held: Some(scopes.clone()),
-                ..Ceiling::default()
+                #[cfg(feature = "admin")]
+                holder: None,
             },
         })
     }
