@@ -29,7 +29,8 @@
 //!    body is read.
 //! 2. The caller's key is decided on again when the body was read, and before each attempt to change
 //!    a key, on what is stored then. A key that was revoked, disabled, rotated out or stripped of its
-//!    scopes meanwhile changes nothing.
+//!    scopes meanwhile changes nothing. Behind a layer of the same keys around the router, that is so
+//!    for any scope, because that layer may require it.
 //! 3. A caller grants no more than it holds, and changes no key that holds more. Every scope in a
 //!    `POST` or `PATCH` and every present scope of a key that is changed or rotated must be covered
 //!    by a scope of the caller's key, or the answer is 403. The version that is changed decides.

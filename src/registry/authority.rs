@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use super::{ApiKeys, KeyError};
 use crate::denial::Denial;
-use crate::principal::KeyPrincipal;
 use crate::scope::{Scope, ScopeSet};
 #[cfg(feature = "admin")]
 use crate::verify::ActingKey;
@@ -90,10 +89,11 @@ impl Authority {
             #[cfg(feature = "admin")]
             Self::Key(key) => Ceiling {
                 held: Some(key.scopes_now().await??),
-                holder: Some(key.principal().clone()),
+                holder: Some(Arc::clone(key)),
             },
             Self::Scopes(scopes) => Ceiling {
                 held: Some(scopes.clone()),
+                #[cfg(feature = "admin")]
                 holder: None,
             },
         })
@@ -105,17 +105,22 @@ impl Authority {
 pub(super) struct Ceiling {
     /// None: everything.
     held: Option<ScopeSet>,
-    holder: Option<KeyPrincipal>,
+    #[cfg(feature = "admin")]
+    holder: Option<Arc<ActingKey>>,
 }
 
 impl Ceiling {
-    /// Refuses scopes that are not covered, and names each of them once.
+    /// Refuses scopes that are not covered, and names each of them once: at most as many as a key can
+    /// have. Each is compared with those named before, so a longer list would cost its square.
     pub(super) fn check(&self, scopes: impl IntoIterator<Item = Scope>) -> Result<(), KeyError> {
         let Some(held) = &self.held else {
             return Ok(());
         };
         let mut lacking = Vec::new();
         for scope in scopes {
+            if lacking.len() == ScopeSet::MAX_LEN {
+                break;
+            }
             if !held.covers(&scope) && !lacking.contains(&scope) {
                 lacking.push(scope);
             }
@@ -124,10 +129,10 @@ impl Ceiling {
             return Ok(());
         }
         let denial = Denial::insufficient_scope(lacking);
-        Err(match &self.holder {
-            Some(holder) => denial.of_key(holder.key()),
-            None => denial,
+        #[cfg(feature = "admin")]
+        if let Some(holder) = &self.holder {
+            return Err(holder.denied(denial).into());
         }
-        .into())
+        Err(denial.into())
     }
 }

@@ -11,13 +11,14 @@
 
 use super::policy::{check_address, check_scopes};
 use super::{Origin, Parts, Verifier};
+use crate::bill::Bill;
 use crate::cache::CachedKey;
 use crate::denial::{Denial, DenialReason};
 #[cfg(feature = "testing")]
 use crate::key::KeyDigest;
 use crate::principal::KeyPrincipal;
 use crate::requirements::Requirements;
-use crate::scope::ScopeSet;
+use crate::scope::{Scope, ScopeSet};
 use crate::store::StoreError;
 
 /// A verified key, with all that was asked of it when its request began.
@@ -46,6 +47,17 @@ impl ActingKey {
 
     pub(crate) fn principal(&self) -> &KeyPrincipal {
         &self.principal
+    }
+
+    /// The denial of a request that all layers have let through. Its limits are as they are once every
+    /// layer has taken back what it charged.
+    pub(crate) fn denied(&self, denial: Denial) -> Denial {
+        let parts = &*self.verifier.parts;
+        let (key, now) = (self.principal.key(), parts.clock.now());
+        let bill = Bill::on_top(&self.principal.admission, &Requirements::new(), now);
+        denial
+            .with_limits(bill.foresee(key, &parts.limiter, false))
+            .of_key(key)
     }
 
     /// Decides on status, kind, address and scopes again, and returns the scopes that the key holds
@@ -81,8 +93,31 @@ impl ActingKey {
             .check_status(&key, parts.clock.now())
             .and_then(|()| parts.check_kind(&key, &self.needs))
             .map_err(Denial::invalid_key)?;
-        check_address(&key, &|| self.origin)?;
-        check_scopes(&key, &self.needs)?;
+        self.check_permissions(&key)
+            .map_err(|denial| self.denied(denial))?;
         Ok(key.record.scopes)
+    }
+
+    /// Checks the address and the scopes, also on behalf of the layers around this one. Their
+    /// requirements are not known here, and neither are the proxies that they trust.
+    fn check_permissions(&self, key: &CachedKey) -> Result<(), Denial> {
+        let known = &self.principal.key().record;
+        // The list that let this client in still does.
+        if key.record.allowed_addresses != known.allowed_addresses {
+            check_address(key, &|| self.origin)?;
+        }
+        check_scopes(key, &self.needs)?;
+        let (layers_around, _) = self.principal.admission.bill.position();
+        if layers_around == 0 {
+            return Ok(());
+        }
+        // Any scope may be one that a layer around this one requires.
+        let is_lost = |scope: &&Scope| !key.record.scopes.covers(scope);
+        let lost: Vec<_> = known.scopes.iter().filter(is_lost).cloned().collect();
+        if lost.is_empty() {
+            Ok(())
+        } else {
+            Err(Denial::insufficient_scope(lost))
+        }
     }
 }

@@ -69,6 +69,11 @@ async fn what_is_no_database_is_refused() {
         "mysql:keys.db",
         "file:keys.db",
         "hunter2://",
+        "host=localhost password=hunter2",
+        "password = hunter2",
+        "'postgres:hunter2'",
+        "\"postgres:hunter2\"",
+        " postgres:hunter2",
         "sqlite:keys.db?mode=hunter2",
         &missing_read_only,
         missing.to_str().unwrap(),
@@ -84,6 +89,10 @@ async fn what_is_no_database_is_refused() {
             database.is_empty() || made == text || !made.exists(),
             "{database}"
         );
+    }
+    for path in ["sqlite:{}/a=b.db", "{}/a=b c.db", "{}/'quoted'.db"] {
+        let path = path.replace("{}", directory.path().to_str().unwrap());
+        SqliteStore::open(&path).await.unwrap();
     }
 }
 

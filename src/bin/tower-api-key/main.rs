@@ -106,8 +106,9 @@ fn main() -> ExitCode {
         Ok(Answer::Good) | Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
         Ok(Answer::Bad) => ExitCode::from(1),
         Err(Failure::Error(message)) => {
-            // Where even this cannot be written there is nobody left to tell.
-            let _ = writeln!(io::stderr(), "error: {message}");
+            // A secret may stand where a path, a scope or a name was expected, and errors quote those.
+            // Where the message cannot be written, no reader is left.
+            let _ = writeln!(io::stderr(), "error: {}", veil::veiled(&message));
             ExitCode::from(2)
         }
     }

@@ -20,11 +20,12 @@ pub(super) fn options(database: &str) -> Result<SqliteConnectOptions, StoreError
             "no database: give a path, `sqlite:path` or `sqlite::memory:`",
         ));
     }
-    if scheme(database).is_some_and(|scheme| scheme != "sqlite") {
+    if scheme(database).is_some_and(|scheme| scheme != "sqlite") || is_mistaken(database) {
         // Not with any part of it: it may be a URL with a password.
         return Err(StoreError::unavailable(
             "no SQLite database: SQLite has `path`, `sqlite:path` and `sqlite::memory:`, and \
-             PostgreSQL `postgres://…`; a path with a colon needs `sqlite:` or `./` before it",
+             PostgreSQL `postgres://…`; a path with a colon or `=`, or that begins with a quote or \
+             a space, needs `sqlite:` or `./` before it",
         ));
     }
     let options = if in_memory(database) {
@@ -67,6 +68,20 @@ fn scheme(database: &str) -> Option<&str> {
     let goes_on_well =
         letters.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
     (scheme.len() > 1 && begins_well && goes_on_well).then_some(scheme)
+}
+
+/// Returns whether `database` is no path, but a connection string of `name=value` pairs, as libpq takes,
+/// or a text that kept its quotes or spaces on the way here. As the name of a new file it would show its
+/// password in every listing of the directory.
+fn is_mistaken(database: &str) -> bool {
+    let is_wrapped =
+        database.starts_with(|first: char| first.is_whitespace() || "'\"".contains(first));
+    let is_word = |name: &str| {
+        name.bytes()
+            .all(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+    };
+    let name = database.split_once('=').map(|(name, _)| name.trim_end());
+    is_wrapped || name.is_some_and(is_word)
 }
 
 /// Whether the database has no file.

@@ -49,6 +49,25 @@ async fn a_caller_grants_only_what_it_covers() {
 }
 
 #[tokio::test]
+async fn a_refused_change_names_the_limits_and_charges_none() {
+    let mut admin = Admin::new().await;
+    let limited = NewKey::named("caller").scopes(["keys:write"]);
+    let limited = limited.limit(RateLimit::per_minute(9));
+    let issued = admin.keys.issue(limited).await.unwrap();
+    let caller = issued.secret().expose();
+    let around = ApiKeyLayer::new(&admin.keys).route_limits([RateLimit::per_hour(5)]);
+    for limits in [r#""minute";r=9;t=0"#, r#""minute";r=9;t=0, "hour";r=5;t=0"#] {
+        for _ in 0..2 {
+            let root = json!({"name": "n", "scopes": ["*"]});
+            let refused = admin.call(caller, Method::POST, "/admin/keys", root).await;
+            assert_eq!(refused.header("ratelimit"), limits);
+            assert_lacking(refused, "*");
+        }
+        admin.app = admin.app.layer(around.clone());
+    }
+}
+
+#[tokio::test]
 async fn a_rotation_is_no_way_to_a_stronger_secret() {
     let admin = Admin::new().await;
     let caller = admin.caller(&["keys:write", "orders:*"]).await;

@@ -10,12 +10,13 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use tower_api_key::testing::{PrincipalLayer, ScriptedStore, TestPrincipal};
 use tower_api_key::{
-    ApiKeys, Attempt, Key, KeyDigest, KeyFilter, KeyId, KeyUpdate, MemoryStore, NewKey,
-    Requirements, admin,
+    ApiKeyLayer, ApiKeys, Attempt, ClientAddress, Key, KeyDigest, KeyFilter, KeyId, KeyUpdate,
+    MemoryStore, NewKey, Requirements, admin,
 };
 
 use super::overtaken::Overtaken;
 use super::{Admin, Answer, assert_lacking, issue, path};
+use crate::clients::proxies;
 
 /// The scopes of a caller that may do everything which these tests try.
 const CALLER: [&str; 3] = ["keys:write", "orders:*", "office"];
@@ -210,6 +211,50 @@ async fn a_caller_that_loses_a_scope_or_its_address_meanwhile_changes_nothing() 
         let everywhere = KeyUpdate::new().allowed_addresses([]);
         case.admin.keys.update(case.id, everywhere).await.unwrap();
         assert!(update(scopes(&CALLER)).await.status.is_success());
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_loses_what_a_layer_around_the_router_requires_changes_nothing() {
+    for number in 0..4 {
+        let mut case = Case::new(Admin::new().await).await;
+        let layer = ApiKeyLayer::new(&case.admin.keys).scopes(["office"]);
+        case.admin.app = case.admin.app.layer(layer);
+        let (before, request) = (case.stored().await, case.requests()[number].clone());
+        let (keys, id) = (case.admin.keys.clone(), case.id);
+        let meanwhile = async move {
+            let fewer = KeyUpdate::new().scopes(["keys:write", "orders:*"]);
+            keys.update(id, fewer).await.unwrap();
+        };
+        assert_lacking(case.send(request, meanwhile).await, "office");
+        assert_eq!(case.stored().await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_a_layer_around_the_router_knows_by_its_proxy_may_change_keys() {
+    let mut case = Case::new(Admin::new().await).await;
+    let layer = ApiKeyLayer::new(&case.admin.keys).trust_proxies(proxies());
+    case.admin.app = case.admin.app.layer(layer);
+    let allow = async |network: &str| {
+        let update = KeyUpdate::new().allowed_addresses([network.parse().unwrap()]);
+        case.admin.keys.update(case.id, update).await.unwrap();
+    };
+    for request in case.requests() {
+        for (network, is_allowed) in [("192.0.2.0/24", true), ("203.0.113.0/24", false)] {
+            allow(network).await;
+            let (method, path, body) = request.clone();
+            let head = case
+                .head(method, path)
+                .header("x-forwarded-for", "192.0.2.1");
+            let peer = ClientAddress("10.0.0.1".parse().unwrap());
+            let body = Body::from(body.to_string());
+            let answer = case
+                .admin
+                .send(head.extension(peer).body(body).unwrap())
+                .await;
+            assert_eq!(answer.status.is_success(), is_allowed, "{answer:?}");
+        }
     }
 }
 

@@ -242,7 +242,7 @@ fn a_plaintext_key_in_a_wrong_column_is_not_printed() {
 }
 
 #[test]
-fn a_secret_in_the_place_of_a_path_is_not_printed() {
+fn a_secret_in_the_place_of_another_value_is_not_printed() {
     let shell = Shell::new();
     let (secret, id) = shell.issue(&["x"]);
     let named = shell.file(&format!("{secret}/.env"), &secret);
@@ -256,6 +256,10 @@ fn a_secret_in_the_place_of_a_path_is_not_printed() {
         &["show", &secret],
         &["revoke", &id, &secret],
         &["rotate", &id, "--grace", &secret],
+        &["import", &secret],
+        &["list", "--pepper", &format!("a={secret}")],
+        &["list", "--pepper", &format!("{secret}=a")],
+        &["issue", "x", "--scope", &format!("{secret}*")],
     ] {
         let said = shell.run(arguments);
         assert_ne!(said.code, Some(0), "{arguments:?}");

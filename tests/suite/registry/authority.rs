@@ -55,6 +55,20 @@ async fn nobody_grants_what_they_do_not_hold() {
 }
 
 #[tokio::test]
+async fn a_denial_names_no_more_scopes_than_a_key_can_have() {
+    over_each_store(async |keys, _| {
+        let tenant = keys.within(&ScopeSet::new(["orders:*"]).unwrap());
+        let scopes = (0..5_000).map(|number| format!("files:{number}"));
+        let error = tenant.issue(NewKey::named("n").scopes(scopes)).await;
+        let error = error.unwrap_err();
+        let named = error.denial().unwrap().required_scopes().len();
+        assert_eq!(named, ScopeSet::MAX_LEN);
+        assert!(error.to_string().ends_with("files:99"), "{error}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn nobody_changes_a_key_that_holds_more() {
     over_each_store(async |keys, _| {
         let tenant = keys.within(&ScopeSet::new(["orders:*"]).unwrap());
