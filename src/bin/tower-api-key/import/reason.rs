@@ -65,7 +65,10 @@ fn is_plain_name(name: &str) -> bool {
 pub(super) fn expected(field: &str) -> &'static str {
     match field {
         "allowed_addresses" => "write networks as in 10.0.0.0/8, or addresses",
-        "credits" => "write whole numbers from 0",
+        "credits" => {
+            "write an object as in \
+             `{\"remaining\": 500, \"refill\": {\"amount\": 1000, \"every\": \"month\"}}`"
+        }
         "expires_at" => "write a time as in 2027-01-31T12:00:00Z",
         "limits" => "write limits with a name, a quota and a window",
         "metadata" => "write a JSON object of strings",
