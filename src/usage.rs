@@ -36,7 +36,7 @@ pub(crate) struct UsageRecorder {
 struct Gathered {
     /// The keys whose cells hold anything, each once.
     keys: Vec<Arc<CachedKey>>,
-    /// What has left its cell: because an hour ended, or because a flush did not come to it.
+    /// Use that has left its cell: because an hour ended, or because a flush did not come to it.
     deltas: HashMap<(KeyId, KeyDigest, Timestamp), UsageDelta>,
 }
 
@@ -174,7 +174,7 @@ impl UsageRecorder {
     }
 }
 
-/// What a flush has not given to the store yet. It is given back however the flush ends, also by a
+/// Use that a flush has not given to the store yet. It is given back however the flush ends, also by a
 /// panic of the store.
 struct Taken<'a> {
     recorder: &'a UsageRecorder,

@@ -100,10 +100,9 @@ impl CacheConfig {
         self
     }
 
-    /// The longest time that a lookup may take, its wait for a turn included, before it counts as an
-    /// outage: to an eighth, for a request that waits for others. A lookup whose turn came late goes on
-    /// for as long once more, for those who ask next.
-    /// Default: 2 seconds.
+    /// The longest time that a lookup may take once its turn has come. Past it the lookup counts as an
+    /// outage. A request waits at most an eighth longer, its wait for a turn included; its lookup goes
+    /// on for the requests that come next. Default: 2 seconds.
     pub fn lookup_deadline(mut self, deadline: Duration) -> Self {
         self.lookup_deadline = deadline;
         self

@@ -128,7 +128,7 @@ impl KeyCache {
         let may_be_behind =
             !self.trust.vouches(now) || self.generations.digest_changed_within(digest, lag, now);
         if !may_be_behind {
-            // A replica may lack a later change, of which no message has arrived yet.
+            // A replica may lack a later change whose message has not arrived yet.
             let known_at = self.trust.last_proof().min(at);
             let found = as_asked(digest, self.store.find(digest).await?)?;
             if !self.is_outdated(digest, found.as_ref()) {

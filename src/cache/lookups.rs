@@ -163,7 +163,7 @@ pub struct Outage {
     lookup_ran: bool,
 }
 
-/// Why there was no answer from the store.
+/// Reason for which the store gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OutageKind {
@@ -201,7 +201,7 @@ impl Outage {
         }
     }
 
-    /// Why there was no answer.
+    /// Reason for the outage.
     pub fn kind(&self) -> OutageKind {
         self.kind
     }

@@ -369,7 +369,7 @@ mod tests {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let interval = Duration::from_secs(10);
         let accounts = Arc::new(Accounts::new(Arc::new(store), clock, interval, interval));
-        // What is to be seen of it between the drop of the reference and that of the account.
+        // The entry as it is between the drop of the last reference and that of the account.
         accounts.all_open().insert(id, Weak::new());
         let returning = {
             let accounts = Arc::clone(&accounts);

@@ -36,7 +36,7 @@ pub(super) use self::bucket::{Bucket, Buckets, merge};
 // In this order: most requests need only what comes before `older`.
 #[repr(C)]
 pub struct Window {
-    /// When the oldest bucket leaves the count; `u64::MAX` where there is none.
+    /// The time at which the oldest bucket leaves the count; `u64::MAX` where there is none.
     leaves: u64,
     /// The units of all buckets.
     total: u64,
@@ -45,7 +45,7 @@ pub struct Window {
     /// The end of the slot of `newest`: what is charged before is merged into that bucket.
     ends: u64,
     seconds: u32,
-    /// How many places of `older` are in use.
+    /// The number of places of `older` that are in use.
     len: u8,
     /// The newest bucket, which is empty only if there is none.
     newest: Bucket,
@@ -111,7 +111,7 @@ impl Window {
         }
     }
 
-    /// Whether `cost` more units are within the quota.
+    /// Returns whether `cost` more units are within the quota.
     #[inline]
     pub(super) fn has_room(&self, quota: u64, cost: u64) -> bool {
         self.total.saturating_add(cost) <= quota || cost == 0
@@ -359,7 +359,7 @@ impl Window {
         self.latest
     }
 
-    /// Where the sub-window of the newest units starts, in nanoseconds.
+    /// The start of the sub-window of the newest units, in nanoseconds.
     pub(super) fn started(&self) -> u64 {
         self.newest.time - self.newest.time % self.part_nanos()
     }

@@ -222,7 +222,7 @@ impl ApiKeyLayer {
 
     /// Refuses every request that comes in clear text (403 `insecure_transport`). Default: off.
     ///
-    /// The answer has the same bytes with a good key, a bad one, several or none, so it tells nobody
+    /// The answer has the same bytes with a good key, a bad one, several or none, so it shows nobody
     /// whether a key is good. There is no redirect, which would teach clients to go on so
     /// (draft-ietf-httpapi-privacy-06, *Protecting Credentials with HTTP APIs*). That includes CORS
     /// preflights and [optional](Self::optional) routes. Set this on the outermost layer: a layer

@@ -210,7 +210,7 @@ async fn a_key_that_was_seen_in_clear_text_is_disabled_on_request() {
         assert_eq!(send(&app, from("192.0.2.1", &[], wrong)).await.status, 403);
     }
     assert_eq!(send(&app, from("192.0.2.1", &[], secret)).await.status, 403);
-    // In the background, so that the time it takes tells nothing.
+    // In the background, so that the time of the answer shows nothing.
     until_disabled(&bench, &issued).await;
     assert_eq!(status_of(&bench, &issued).await, KeyStatus::Disabled);
     let events = bench.keys.events(issued.key().record.id, None, 9);

@@ -1,4 +1,4 @@
-//! What answers say of limits where several layers, or a key and a route, have some.
+//! Limits in answers, where several layers, or a key and a route, have some.
 
 use std::time::Duration;
 

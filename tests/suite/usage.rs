@@ -356,7 +356,7 @@ async fn a_batch_is_known_again_for_a_day() {
     }
 }
 
-/// A connection that a firewall has dropped: the store is never heard of again.
+/// A connection that a firewall has dropped: the store never answers again.
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_gives_up_a_call_without_an_answer_and_tries_again() {
     for stuck in ["the flush under way", "its own"] {

@@ -78,7 +78,7 @@ impl Counter {
         }
     }
 
-    /// What was granted, as it is reported to Redis: times in microseconds, and the units that may
+    /// The grants, as they are reported to Redis: times in microseconds, and the units that may
     /// have been spent until then.
     pub(super) fn grants(&self, redis_now: u64) -> SmallVec<[(u64, u64); 4]> {
         at(self.granted, redis_now)

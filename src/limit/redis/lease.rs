@@ -89,7 +89,7 @@ impl Lease {
         now < self.until && self.units < self.low
     }
 
-    /// Whether it holds neither units that may be spent nor units to give back.
+    /// Returns whether it holds neither units that may be spent nor units to give back.
     pub(super) fn is_empty(&self) -> bool {
         self.units == 0 && self.unspent.is_none()
     }

@@ -230,9 +230,7 @@ impl Target {
             }
         }
     }
-}
 
-impl Target {
     /// Returns whether a server that was asked for TLS answers without it. To such a server the beginning of
     /// a handshake is half a command, which it does not answer. It is sent no credentials.
     async fn answers_in_clear_text(&self) -> bool {

@@ -104,7 +104,7 @@ struct Inner {
     deadline: Duration,
     on_outage: OutagePolicy,
     key_prefix: String,
-    /// Whether requests wait while Redis has too much to do, or go on at once.
+    /// True if requests wait while Redis has too much to do; otherwise they go on at once.
     waits_for_room: bool,
     table: Table,
     gate: Arc<Gate>,

@@ -76,6 +76,8 @@ use crate::record::{
 ///
 /// An instance takes up to [`max_connections`](PostgresBuilder::max_connections), and two more for its
 /// bus: one listens, and the other one sends the notifications whose arrival proves that it can.
+/// Listings of keys, of use and of events take a quarter of the connections at most, so that lookups
+/// find one.
 ///
 /// A firewall may drop a connection without a word to either end. Each wait of this store is bounded, since
 /// sqlx sets no TCP keepalive on its sockets:
@@ -92,8 +94,6 @@ use crate::record::{
 /// `idle_in_transaction_session_timeout`, so that the row which it has locked can be changed again.
 ///
 /// # `PgBouncer`
-/// Listings of keys, of use and of events take a quarter of the connections at most, so that lookups
-/// find one.
 ///
 /// Statements are prepared once for each connection. A `PgBouncer` that pools transactions has to
 /// know them (`max_prepared_statements`, since its version 1.21), and refuses a

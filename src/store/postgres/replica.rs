@@ -235,7 +235,7 @@ impl State {
     }
 }
 
-/// What is on the primary's disk can be replayed. What is only written to its memory cannot yet.
+/// The standby can replay what is on the primary's disk, and not yet what is only in its memory.
 const SERVER: &str = "
 SELECT (SELECT system_identifier FROM pg_control_system()) AS system,
        CASE WHEN NOT pg_is_in_recovery()

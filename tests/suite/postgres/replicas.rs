@@ -10,7 +10,7 @@ use super::outages::{Network, State};
 use super::{Database, update};
 use crate::support::{event, insert};
 
-/// How long anything may take before a test gives up.
+/// The time that anything may take before a test gives up.
 const A_WHILE: Duration = Duration::from_mins(1);
 
 #[tokio::test]

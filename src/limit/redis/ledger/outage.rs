@@ -9,7 +9,7 @@ use crate::limit::redis::counter::at;
 use crate::limit::redis::wire::{NANOS_PER_MICRO, Question, Refund};
 use crate::limit::{Charge, Decision, LimitStatus, Verdict};
 
-/// How long a request waits for Redis to be back, in nanoseconds.
+/// The nanoseconds after which Redis may be back, and a request is worth another try.
 const OUTAGE_RETRY: u64 = 1_000_000_000;
 
 impl Ledger {
