@@ -1,7 +1,5 @@
 //! A page of keys from rows, some of them unreadable.
 
-use std::error::Error;
-
 use crate::record::{Key, KeyId};
 use crate::store::{KeyPage, StoreError, UnreadableKey};
 
@@ -47,17 +45,11 @@ pub(in crate::store) fn page(mut rows: Vec<Listed>, limit: usize, asked: usize) 
     for Listed { id, key } in rows {
         match key {
             Ok(key) => page.keys.push(key),
-            Err(error) => page.unreadable.push(UnreadableKey::new(id, reason(&error))),
+            // The reason names the column. The causes behind it quote its content.
+            Err(error) => page.unreadable.push(UnreadableKey::new(id, error.reason())),
         }
     }
     Some(page)
-}
-
-/// Names the column. What is behind that quotes its content.
-fn reason(error: &StoreError) -> String {
-    error
-        .source()
-        .map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 #[cfg(test)]
