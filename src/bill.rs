@@ -205,8 +205,9 @@ impl Bill {
     }
 
     /// How it stands with the limits of this bill, which was not charged, and of those before it,
-    /// which will be taken back unless they are only planned; and, for a request that is `over` one of them, when all of it
-    /// would be admitted. The report is one of admission if it would be now.
+    /// which will be taken back unless they are only planned; and, for a request that is `over` one
+    /// of them, when all of it would be admitted. The report is one of admission if it would be
+    /// now.
     pub(crate) fn foresee(&self, key: &CachedKey, limiter: &Limiter, over: bool) -> LimitReport {
         let sums = self.sums(key);
         let foresee = |sum: &Sum<'_>, over| {

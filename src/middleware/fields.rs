@@ -31,7 +31,8 @@ pub(super) fn write_limits<'a>(
     }
 }
 
-/// Writes how it stands with the limits of a request that was refused and may come again after a time.
+/// Writes how it stands with the limits of a request that was refused and may come again after a
+/// time.
 pub(super) fn write_limits_of_refusal(
     headers: &mut HeaderMap,
     legacy: bool,
@@ -98,8 +99,8 @@ pub(super) struct NamedLimit<'a> {
 }
 
 /// The limits of one answer, each once, as it stands after all layers have charged it. A limit that
-/// counts for the key in one layer and for its owner in another stands as with the one that has less
-/// left. Each has a name that no other has:
+/// counts for the key in one layer and for its owner in another stands as with the one that has
+/// less left. Each has a name that no other has:
 ///
 /// - A limit of the key has its own. A layer's defaults stand in the place of a key's limits.
 /// - A limit of a route has its own, and `:route` after it where a limit of the key has the same.
@@ -221,8 +222,8 @@ fn capped(status: &LimitStatus, ceiling: Option<u64>) -> u64 {
     ceiling.map_or(seconds, |ceiling| seconds.min(ceiling))
 }
 
-/// The most bytes of an item of the `RateLimit` field, and of what divides it from the one before: a
-/// name, and two numbers of up to 20 digits.
+/// The most bytes of an item of the `RateLimit` field, and of what divides it from the one before:
+/// a name, and two numbers of up to 20 digits.
 const MAX_ITEM_LEN: usize = RateLimit::MAX_NAME_LEN + 2 * 20 + b", \"\";r=;t=".len();
 
 /// A line that is being written.

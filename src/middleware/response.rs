@@ -84,8 +84,8 @@ pub(crate) fn answer(denial: &Denial, realm: &str) -> Response<DenialBody> {
     response
 }
 
-/// The most bytes of a text in a problem, and of the name of a field. They may repeat what the client
-/// sent, and a name may be as long as a body.
+/// The most bytes of a text in a problem, and of the name of a field. They may repeat what the
+/// client sent, and a name may be as long as a body.
 const MAX_DETAIL: usize = 1_024;
 const MAX_FIELD: usize = 256;
 

@@ -55,7 +55,8 @@ impl StoreError {
         }
     }
 
-    /// The text of the cause, without the causes behind it; that of the error itself where it has none.
+    /// The text of the cause, without the causes behind it; that of the error itself where it has
+    /// none.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub(crate) fn reason(&self) -> String {
         let source = self.source.as_deref();

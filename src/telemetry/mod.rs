@@ -20,8 +20,8 @@
 //!
 //! # Metrics
 //!
-//! By the [`metrics`](https://docs.rs/metrics) facade, with the feature `metrics`. Install a recorder
-//! before the first request. No label has more than a few values: none is the id of a key.
+//! By the [`metrics`](https://docs.rs/metrics) facade, with the feature `metrics`. Install a
+//! recorder before the first request. No label has more than a few values: none is the id of a key.
 //!
 //! | name | kind | labels |
 //! | --- | --- | --- |

@@ -43,8 +43,8 @@ impl Shard {
         self.subjects.insert(subject.clone(), counters);
     }
 
-    /// Opens the counters that `charges` of `subject` need. The subject may have been evicted before,
-    /// so a counter that is not open starts with what the overflow holds for it.
+    /// Opens the counters that `charges` of `subject` need. The subject may have been evicted
+    /// before, so a counter that is not open starts with what the overflow holds for it.
     pub(super) fn open(
         &self,
         state: &mut State,

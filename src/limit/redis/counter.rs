@@ -126,8 +126,9 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// Whether Redis has said this before `other`: questions and answers overtake each other. Unless
-    /// one was asked after the other was answered, its own clock tells, which may be set back.
+    /// Whether Redis has said this before `other`: questions and answers overtake each other.
+    /// Unless one was asked after the other was answered, its own clock tells, which may be set
+    /// back.
     fn is_before(self, other: Self) -> bool {
         self.redis_now < other.redis_now && self.asked_at < other.received_at
     }

@@ -15,11 +15,11 @@ impl Listed {
     }
 }
 
-/// The page of at most `limit` of `rows`, newest first, where `asked` rows were asked for, more than
-/// `limit`. None where more rows have to be asked for.
+/// The page of at most `limit` of `rows`, newest first, where `asked` rows were asked for, more
+/// than `limit`. None where more rows have to be asked for.
 ///
-/// A page that is not the last ends with an id that is a [`KeyId`], as the next one begins below it.
-/// If no id among the first `limit` is one, the page goes on to the first that is.
+/// A page that is not the last ends with an id that is a [`KeyId`], as the next one begins below
+/// it. If no id among the first `limit` is one, the page goes on to the first that is.
 pub(in crate::store) fn page(mut rows: Vec<Listed>, limit: usize, asked: usize) -> Option<KeyPage> {
     let are_all = rows.len() < asked;
     let mut next = None;

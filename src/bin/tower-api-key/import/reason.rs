@@ -1,5 +1,5 @@
-//! Reasons for a line that was not imported. None quotes the line: a plaintext key may stand in a wrong
-//! column.
+//! Reasons for a line that was not imported. None quotes the line: a plaintext key may stand in a
+//! wrong column.
 
 use tower_api_key::{KeyError, KeyErrorKind};
 
@@ -15,8 +15,8 @@ pub(super) fn of_key(error: &KeyError) -> String {
     }
 }
 
-/// The reason for which an object is no key. Messages of the parser about text that is no JSON quote
-/// nothing; its messages about values do.
+/// The reason for which an object is no key. Messages of the parser about text that is no JSON
+/// quote nothing; its messages about values do.
 pub(super) fn of_json(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let inner = error.inner();
     let message = inner.to_string();
