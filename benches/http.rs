@@ -6,10 +6,10 @@
 //!
 //! One axum service is served four times, and `wrk` asks each in turn, many and short runs, so that
 //! what else the machine does disturbs all alike: `bare` without any layer around it, `fields` with
-//! one that does nothing but write two fields as long as those of a limit, `local` with a key in the
-//! cache and a limit that is counted in this process, `leased` with the same limit in Redis. The
-//! medians of their ratios are printed. Wanted: `local` at least 0.95 of `bare`, and `leased` at
-//! least 0.9 of `local`. No middleware that tells of limits can keep more than `fields` does.
+//! one that does nothing but write two fields as long as those of a limit, `local` with a key in
+//! the cache and a limit that is counted in this process, `leased` with the same limit in Redis.
+//! The medians of their ratios are printed. Wanted: `local` at least 0.95 of `bare`, and `leased`
+//! at least 0.9 of `local`. No middleware that tells of limits can keep more than `fields` does.
 
 use std::convert::Infallible;
 use std::env;

@@ -4,8 +4,8 @@
 //! cargo bench -p benches --bench memory
 //! ```
 //!
-//! A million keys, each with an owner, two scopes and a limit of its own that was charged once, from
-//! a store that makes them up: so what the process grows by is the cache and the limiter. The
+//! A million keys, each with an owner, two scopes and a limit of its own that was charged once,
+//! from a store that makes them up: so what the process grows by is the cache and the limiter. The
 //! second half is measured, when tables have grown that are there once.
 
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! A store of one's own: keys in one JSON file, for a service with a few hundred keys and no database.
+//! A store of one's own: keys in one JSON file, for a service with a few hundred keys and no
+//! database.
 //!
 //! ```console
 //! $ cargo run --example custom_store --features testing -- keys.json

@@ -8,9 +8,9 @@
 //! $ curl -H 'X-API-Key: sk_live_…' http://127.0.0.1:3000/v1/whoami
 //! ```
 //!
-//! `LISTEN`, `DATABASE_URL`, `REDIS_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG` what
-//! it logs. At Ctrl-C or SIGTERM it finishes what is in flight, for `DRAIN_SECONDS` at most (10), and writes
-//! the gathered use. Further features make more of it:
+//! `LISTEN`, `DATABASE_URL`, `REDIS_URL` and `FAILED_ATTEMPTS_PER_MINUTE` set it up, `RUST_LOG`
+//! what it logs. At Ctrl-C or SIGTERM it finishes what is in flight, for `DRAIN_SECONDS` at most
+//! (10), and writes the gathered use. Further features make more of it:
 //!
 //! - `postgres`: a `DATABASE_URL` of `postgres://…`;
 //! - `redis`: `REDIS_URL`, by which several servers count limits together and tell each other of
@@ -110,12 +110,12 @@ async fn serve() -> Result<(), Error> {
         .map_err(|error| with_causes(&error).into())
 }
 
-/// Time for the store to write the gathered use. With the draining it stays below the thirty seconds that
-/// orchestrators usually grant.
+/// Time for the store to write the gathered use. With the draining it stays below the thirty
+/// seconds that orchestrators usually grant.
 const SHUTDOWN: Duration = Duration::from_secs(10);
 
-/// Serves until `stopped`, and for `drain` at most to finish what is in flight then. A client that has sent
-/// half a request would otherwise hold the server up for as long as it likes.
+/// Serves until `stopped`, and for `drain` at most to finish what is in flight then. A client that
+/// has sent half a request would otherwise hold the server up for as long as it likes.
 async fn serve_until(
     stopped: impl Future<Output = ()> + Send + 'static,
     drain: Duration,

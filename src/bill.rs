@@ -28,7 +28,7 @@ pub(crate) struct Bill {
     credits: Reserved,
     /// When it was charged.
     at: Moment,
-    /// Whether it was not charged, but only may be.
+    /// True if nothing is charged, and the bill only says what would be.
     is_planned: bool,
     /// The layer that charges it.
     layer: LayerId,
@@ -84,7 +84,7 @@ impl Bill {
         }
     }
 
-    /// The same bill, of which nothing is charged.
+    /// The same bill as a plan: nothing of it is charged.
     pub(crate) fn planned(mut self) -> Self {
         self.is_planned = true;
         self
@@ -205,8 +205,9 @@ impl Bill {
     }
 
     /// How it stands with the limits of this bill, which was not charged, and of those before it,
-    /// which will be taken back unless they are only planned; and, for a request that is `over` one of them, when all of it
-    /// would be admitted. The report is one of admission if it would be now.
+    /// which will be taken back unless they are only planned; and, for a request that is `over` one
+    /// of them, when all of it would be admitted. The report is one of admission if it would be
+    /// now.
     pub(crate) fn foresee(&self, key: &CachedKey, limiter: &Limiter, over: bool) -> LimitReport {
         let sums = self.sums(key);
         let foresee = |sum: &Sum<'_>, over| {
@@ -255,7 +256,7 @@ impl Bill {
         sums
     }
 
-    /// How many layers are around the one that charges this, and which is the outermost of all.
+    /// The number of layers around the one that charges this, and the outermost of all.
     pub(crate) fn position(&self) -> (usize, LayerId) {
         let outermost = self.charged().last().unwrap_or(self);
         (self.charged().count(), outermost.layer)

@@ -1,7 +1,8 @@
 //! Work that is done once, however many tasks need its outcome.
 //!
-//! The first task that needs an outcome [starts](Departure::start) the work, the others clone the [`Flight`], and all
-//! of them wait for it to [land](Flight::landed). The work runs in a task of its own, so any of them may go away:
+//! The first task that needs an outcome [starts](Departure::start) the work, the others clone the
+//! [`Flight`], and all of them wait for it to [land](Flight::landed). The work runs in a task of
+//! its own, so any of them may go away:
 //!
 //! ```text
 //! request A   starts the flight ── waits ─────────┐ has the outcome
@@ -12,11 +13,13 @@
 //!
 //! Three rules make it safe to wait:
 //!
-//! 1. The outcome stays readable after it was announced, so a task that starts to wait too late still finds it.
-//!    [`watch`] wakes every waiter by itself. `Shared` of the futures crate lets one waiter poll for all; when that
-//!    one is dropped at the wrong moment, the others are never woken: a known race of that crate.
-//! 2. The guard that a flight carries is dropped before the outcome is announced, also when the work panics. The
-//!    guard removes the flight from where later tasks look for it, so none of them joins work that has ended.
+//! 1. The outcome stays readable after it was announced, so a task that starts to wait too late
+//!    still finds it. [`watch`] wakes every waiter by itself. `Shared` of the futures crate lets
+//!    one waiter poll for all; when that one is dropped at the wrong moment, the others are never
+//!    woken: a known race of that crate.
+//! 2. The guard that a flight carries is dropped before the outcome is announced, also when the
+//!    work panics. The guard removes the flight from where later tasks look for it, so none of them
+//!    joins work that has ended.
 //! 3. A waiter has a deadline of its own, whatever becomes of the work.
 
 use std::error::Error;
@@ -65,7 +68,8 @@ impl<T: Clone + Send + Sync + 'static> Flight<T> {
     ///
     /// # Errors
     ///
-    /// [`NotLanded::Late`] at `deadline`, if there is one, and [`NotLanded::Lost`] when the work ended without an outcome.
+    /// [`NotLanded::Late`] at `deadline`, if there is one, and [`NotLanded::Lost`] when the work
+    /// ended without an outcome.
     pub(crate) async fn landed(mut self, deadline: Option<Instant>) -> Result<T, NotLanded> {
         let outcome = async {
             let landed = self.0.wait_for(Option::is_some).await;

@@ -70,6 +70,7 @@
 //! | test handlers, limits and outages | [`guide::testing`] |
 //! | keep keys where no store of this crate does | [`guide::custom_store`] |
 //! | run many instances, behind proxies | [`guide::fleet`] |
+//! | know how many instances, Redis and databases it takes | [`guide::scaling`] |
 //! | answer a leak, and prevent the next | [`guide::leaked_key`] |
 //! | keep keys from the command line | [`guide::cli`] |
 //! | decide whether this crate is what you need | [`guide::comparison`] |

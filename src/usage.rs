@@ -4,8 +4,8 @@
 //! gathered and written in one batch every [`FLUSH_INTERVAL`], and at shutdown. A crash loses at
 //! most what one interval gathered; a store that fails loses nothing.
 //!
-//! A batch that was given to the store and not answered may be stored or not. It is given again as it
-//! was, under the same id, so that it counts once. What was gathered meanwhile waits for it, in
+//! A batch that was given to the store and not answered may be stored or not. It is given again as
+//! it was, under the same id, so that it counts once. What was gathered meanwhile waits for it, in
 //! batches of its own.
 
 use std::collections::HashMap;
@@ -36,7 +36,7 @@ pub(crate) struct UsageRecorder {
 struct Gathered {
     /// The keys whose cells hold anything, each once.
     keys: Vec<Arc<CachedKey>>,
-    /// What has left its cell: because an hour ended, or because a flush did not come to it.
+    /// Use that has left its cell: because an hour ended, or because a flush did not come to it.
     deltas: HashMap<(KeyId, KeyDigest, Timestamp), UsageDelta>,
 }
 
@@ -133,8 +133,8 @@ impl UsageRecorder {
         Ok(())
     }
 
-    /// Returns how many counted requests are not written, once a flush that ends has let go of its batch.
-    /// A batch without an answer counts as not written, although the store may have it.
+    /// Returns how many counted requests are not written, once a flush that ends has let go of its
+    /// batch. A batch without an answer counts as not written, although the store may have it.
     pub(crate) async fn unwritten(&self) -> u64 {
         const PATIENCE: Duration = Duration::from_secs(1);
         let of = |delta: &UsageDelta| delta.allowed.saturating_add(delta.denied);
@@ -174,8 +174,8 @@ impl UsageRecorder {
     }
 }
 
-/// What a flush has not given to the store yet. It is given back however the flush ends, also by a
-/// panic of the store.
+/// Use that a flush has not given to the store yet. It is given back however the flush ends, also
+/// by a panic of the store.
 struct Taken<'a> {
     recorder: &'a UsageRecorder,
     deltas: Vec<UsageDelta>,

@@ -12,7 +12,8 @@ use libfuzzer_sys::fuzz_target;
 mod forwarded;
 
 fuzz_target!(|data: &[u8]| {
-    // The first byte says whether the rest is a line, or what a client wrote into a proxy's element.
+    // The first byte says whether the rest is a line, or what a client wrote into a proxy's
+    // element.
     let Some((&choice, text)) = data.split_first() else {
         return;
     };

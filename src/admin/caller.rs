@@ -22,8 +22,9 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Returns what came of a change. A denial is answered by the layer that let the caller through,
-    /// so that a caller whose key has ended meanwhile gets the answer that it would get at the door.
+    /// Returns what came of a change. A denial is answered by the layer that let the caller
+    /// through, so that a caller whose key has ended meanwhile gets the answer that it would get at
+    /// the door.
     pub(super) fn outcome<T>(&self, outcome: Result<T, KeyError>) -> Result<T, Rejection> {
         outcome.map_err(|error| match error.denial() {
             Some(denial) => self.write.refuse(denial, self.request.clone()).into(),

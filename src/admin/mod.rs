@@ -56,7 +56,8 @@
 //! `owner`, `environment` and `status` (`active`, `disabled`, `expired`, `revoked`) narrow the
 //! list; `limit` is 1 to 200, 50 by default. `next_cursor` of one page is the `cursor` of the next.
 //! A stored key that cannot be read is named under `unreadable`, as in
-//! `[{"id": "key_…", "detail": "column `scopes` cannot be read"}]`, and asking for it alone is a 503.
+//! `[{"id": "key_…", "detail": "column `scopes` cannot be read"}]`, and asking for it alone is a
+//! 503.
 //!
 //! # Usage
 //!
@@ -67,8 +68,8 @@
 //!
 //! # Events
 //!
-//! `limit` is 1 to 1,000, 100 by default. `next_cursor` of one page is the `before` of the next, which
-//! has older entries; it is null on the last one.
+//! `limit` is 1 to 1,000, 100 by default. `next_cursor` of one page is the `before` of the next,
+//! which has older entries; it is null on the last one.
 //!
 //! # Credits
 //!

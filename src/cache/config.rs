@@ -47,11 +47,11 @@ impl CacheConfig {
     }
 
     /// The time for which a known key keeps working while the store fails: past its TTL, and, where
-    /// there is a bus, past [`max_bus_silence`](Self::max_bus_silence) after the last proof that the
-    /// key was up to date. Whichever ends first counts. Default: 10 minutes.
+    /// there is a bus, past [`max_bus_silence`](Self::max_bus_silence) after the last proof that
+    /// the key was up to date. Whichever ends first counts. Default: 10 minutes.
     ///
-    /// A store is taken to fail once a lookup has run and failed. A lookup that waits for its turn in
-    /// vain is no proof of that: then a known key is used only while the bus vouches for it.
+    /// A store is taken to fail once a lookup has run and failed. A lookup that waits for its turn
+    /// in vain is no proof of that: then a known key is used only while the bus vouches for it.
     pub fn stale_if_error(mut self, time: Duration) -> Self {
         self.stale_if_error = time;
         self
@@ -85,8 +85,8 @@ impl CacheConfig {
     }
 
     /// The most lookups that are under way or waiting for their turn; beyond it a key that the
-    /// cache does not know is answered with an outage at once. As many lookups of keys that were known
-    /// before may wait too, and have their turn first. Default: 4,096.
+    /// cache does not know is answered with an outage at once. As many lookups of keys that were
+    /// known before may wait too, and have their turn first. Default: 4,096.
     ///
     /// # Panics
     ///
@@ -100,10 +100,9 @@ impl CacheConfig {
         self
     }
 
-    /// The longest time that a lookup may take, its wait for a turn included, before it counts as an
-    /// outage: to an eighth, for a request that waits for others. A lookup whose turn came late goes on
-    /// for as long once more, for those who ask next.
-    /// Default: 2 seconds.
+    /// The longest time that a lookup may take once its turn has come. Past it the lookup counts as
+    /// an outage. A request waits at most an eighth longer, its wait for a turn included; its
+    /// lookup goes on for the requests that come next. Default: 2 seconds.
     pub fn lookup_deadline(mut self, deadline: Duration) -> Self {
         self.lookup_deadline = deadline;
         self
@@ -111,7 +110,8 @@ impl CacheConfig {
 
     /// The time for which the last proof of the [bus](crate::InvalidationBus) is trusted. After it
     /// every key that was read longer ago has to be read again: what other instances change holds
-    /// here after that time at the latest. Without a bus only the TTL bounds it. Default: 5 seconds.
+    /// here after that time at the latest. Without a bus only the TTL bounds it. Default: 5
+    /// seconds.
     ///
     /// # Panics
     ///
@@ -125,9 +125,9 @@ impl CacheConfig {
         self
     }
 
-    /// The longest time by which replicas of a store lag behind: for so long after a change a key is
-    /// read from the primary. A replica that lags further brings no older version of a key back than
-    /// this process has seen. Default: 60 seconds.
+    /// The longest time by which replicas of a store lag behind: for so long after a change a key
+    /// is read from the primary. A replica that lags further brings no older version of a key back
+    /// than this process has seen. Default: 60 seconds.
     pub fn replica_lag(mut self, lag: Duration) -> Self {
         self.replica_lag = lag;
         self

@@ -38,8 +38,9 @@ pub(crate) struct CachedKey {
     /// Whom limits count for: the key itself, and its owner.
     pub(crate) key_subject: Subject,
     pub(crate) usage: UsageCell,
-    /// The time up to which this is known to be the state of the key, in monotonic nanoseconds: that of the read
-    /// from the primary, or that of the last proof of the bus before a read from a replica.
+    /// The time up to which this is known to be the state of the key, in monotonic nanoseconds:
+    /// that of the read from the primary, or that of the last proof of the bus before a read from a
+    /// replica.
     pub(super) known_at: u64,
     pub(crate) owner_subject: Option<Subject>,
     pub(crate) credential: Credential,

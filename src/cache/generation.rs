@@ -43,7 +43,8 @@ impl Generations {
         self.current.load(Ordering::SeqCst)
     }
 
-    /// Returns whether nothing is known to have changed since `key` was loaded, nor can have changed unnoticed.
+    /// Returns whether nothing is known to have changed since `key` was loaded, nor can have
+    /// changed unnoticed.
     #[inline]
     pub(super) fn is_current(&self, key: &CachedKey) -> bool {
         // Before the floors: they are raised before the count is, so a key is not taken for held
@@ -99,9 +100,10 @@ impl Generations {
         generation
     }
 
-    /// Invalidates all loads of key `id` but the one of `generation`, which has shown that the key has changed.
-    /// Returns the generation to keep that load under: the new one, unless something else was invalidated since it
-    /// began. Then it is invalidated too, and the key is read once more.
+    /// Invalidates all loads of key `id` but the one of `generation`, which has shown that the key
+    /// has changed. Returns the generation to keep that load under: the new one, unless something
+    /// else was invalidated since it began. Then it is invalidated too, and the key is read once
+    /// more.
     pub(super) fn outdate_others(&self, id: KeyId, generation: u64, now: Moment) -> u64 {
         let (current, next) = (&self.current, generation + 1);
         let overtaken = current

@@ -71,8 +71,8 @@ impl KeyCache {
             Entry::Occupied(flight) => return Joined::Flight(flight.get().clone()),
             Entry::Vacant(place) => place,
         };
-        // A flight is taken off the list after its answer is in the cache, so a request that comes too
-        // late for it finds the answer there.
+        // A flight is taken off the list after its answer is in the cache, so a request that comes
+        // too late for it finds the answer there.
         match self.remembered(sought, self.clock.now()) {
             Cached::Absent if under_way >= self.config.max_waiting_lookups => return Joined::Full,
             Cached::Absent => {}
@@ -122,7 +122,8 @@ impl KeyCache {
         Ok(Found { asked, key })
     }
 
-    /// Reads the key, from the store's replica only where nothing suggests that the replica is behind.
+    /// Reads the key, from the store's replica only where nothing suggests that the replica is
+    /// behind.
     async fn find(&self, digest: &KeyDigest) -> Result<Answer, StoreError> {
         let (lag, now) = (self.config.replica_lag_nanos(), self.clock.now());
         // Before the store is asked: a change that commits after this is a later generation.
@@ -131,7 +132,7 @@ impl KeyCache {
         let may_be_behind =
             !self.trust.vouches(now) || self.generations.digest_changed_within(digest, lag, now);
         if !may_be_behind {
-            // A replica may lack a later change, of which no message has arrived yet.
+            // A replica may lack a later change whose message has not arrived yet.
             let known_at = self.trust.last_proof().min(at);
             let found = as_asked(digest, self.store.find(digest).await?)?;
             if !self.is_outdated(digest, found.as_ref()) {
@@ -147,14 +148,16 @@ impl KeyCache {
         self.find_latest(digest).await
     }
 
-    /// Reads the key from the primary, and refuses a version older than one that this process has seen.
+    /// Reads the key from the primary, and refuses a version older than one that this process has
+    /// seen.
     pub(super) async fn find_latest(&self, digest: &KeyDigest) -> Result<Answer, StoreError> {
         // Before the store is asked, as in `find`. A replica may have been asked in between.
         let generation = self.generations.current();
         let at = self.clock.now().monotonic_nanos();
         let mut found = as_asked(digest, self.store.find_latest(digest).await?)?;
         if let Some(newest) = self.newer_version(found.as_ref(), generation) {
-            // It may have been written while the older one was read. A second time that is no excuse.
+            // It may have been written while the older one was read. A second time that is no
+            // excuse.
             found = as_asked(digest, self.store.find_latest(digest).await?)?;
             match found.as_ref().map(|stored| &stored.record) {
                 Some(record) if record.version < newest => {
@@ -181,16 +184,17 @@ impl KeyCache {
             return self.hits.contains_key(digest);
         };
         let seen = self.versions.of(record.id);
-        // After a change, or after changes may have been missed, a key is read from the primary first. That
-        // shows the version below which no replica is believed, however long it stands still.
+        // After a change, or after changes may have been missed, a key is read from the primary
+        // first. That shows the version below which no replica is believed, however long it stands
+        // still.
         let (lag, now) = (self.config.replica_lag_nanos(), self.clock.now());
         record.version < seen.version
             || seen.primary_read < self.generations.least_current(record.id)
             || self.generations.key_changed_within(record.id, lag, now)
     }
 
-    /// The version of the key that this process has seen, if it is newer than the one found in `generation`. What
-    /// was overtaken by an invalidation may be older, and is not used anyway.
+    /// The version of the key that this process has seen, if it is newer than the one found in
+    /// `generation`. What was overtaken by an invalidation may be older, and is not used anyway.
     fn newer_version(&self, found: Option<&StoredKey>, generation: u64) -> Option<u64> {
         let record = &found?.record;
         let newest = self.versions.of(record.id).version;
@@ -198,8 +202,8 @@ impl KeyCache {
         (is_older && generation >= self.generations.least_current(record.id)).then_some(newest)
     }
 
-    /// Remembers the version that was read. If it is newer than the one before, whatever else was loaded of the
-    /// key is out of date: its other credentials too.
+    /// Remembers the version that was read. If it is newer than the one before, whatever else was
+    /// loaded of the key is out of date: its other credentials too.
     fn learn(&self, stored: &StoredKey, asked: &mut Asked) {
         let id = stored.record.id;
         let seen = Seen {
@@ -225,8 +229,8 @@ impl KeyCache {
         }
     }
 
-    /// The number of entries, without those that were replaced or evicted: the caches count them only once they
-    /// have done what they have put off.
+    /// The number of entries, without those that were replaced or evicted: the caches count them
+    /// only once they have done what they have put off.
     fn report_entries(&self) {
         if cfg!(feature = "metrics") {
             self.hits.run_pending_tasks();
@@ -236,8 +240,8 @@ impl KeyCache {
     }
 }
 
-/// Refuses the row of another credential than the one that was asked for: its owner is not who presented the text.
-/// The digests are compared in constant time.
+/// Refuses the row of another credential than the one that was asked for: its owner is not who
+/// presented the text. The digests are compared in constant time.
 fn as_asked(digest: &KeyDigest, found: Option<StoredKey>) -> Result<Option<StoredKey>, StoreError> {
     match found {
         Some(stored) if stored.credential.digest != *digest => {

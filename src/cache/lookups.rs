@@ -13,15 +13,15 @@ use crate::clock::{Clock, Moment};
 use crate::store::{StoreError, StoreErrorKind};
 use crate::telemetry;
 
-/// Guards the store: the number of lookups at one time, the time that each may take, and the knowledge that the
-/// store is down.
+/// Guards the store: the number of lookups at one time, the time that each may take, and the
+/// knowledge that the store is down.
 ///
-/// Only a lookup that ran proves anything about the store. One that waited for its turn in vain proves that others
-/// ask for much, which anybody can bring about with made-up keys.
+/// Only a lookup that ran proves anything about the store. One that waited for its turn in vain
+/// proves that others ask for much, which anybody can bring about with made-up keys.
 pub(super) struct Lookups {
     permits: Semaphore,
-    /// As many as `permits`. Strangers need one of these first, so that few of them queue for a permit at one time
-    /// and a known key is next but for those.
+    /// As many as `permits`. Strangers need one of these first, so that few of them queue for a
+    /// permit at one time and a known key is next but for those.
     strangers: Semaphore,
     deadline: Duration,
     /// The time of the next attempt while the store is down, in monotonic nanoseconds.
@@ -72,15 +72,15 @@ impl Lookups {
                 .is_ok()
     }
 
-    /// Forgets that the store is down, because something suggests that it is back. No lookup that runs already can
-    /// mark it as down again.
+    /// Forgets that the store is down, because something suggests that it is back. No lookup that
+    /// runs already can mark it as down again.
     pub(super) fn doubt_outage(&self) {
         self.doubts.fetch_add(1, Ordering::SeqCst);
         self.retry_at.store(Self::UP, Ordering::SeqCst);
     }
 
-    /// Runs one lookup, when its turn comes. The turn has to come within the deadline, and the lookup has the whole
-    /// deadline for itself.
+    /// Runs one lookup, when its turn comes. The turn has to come within the deadline, and the
+    /// lookup has the whole deadline for itself.
     pub(super) async fn run<F>(
         &self,
         clock: &dyn Clock,
@@ -163,7 +163,7 @@ pub struct Outage {
     lookup_ran: bool,
 }
 
-/// Why there was no answer from the store.
+/// Reason for which the store gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OutageKind {
@@ -201,7 +201,7 @@ impl Outage {
         }
     }
 
-    /// Why there was no answer.
+    /// Reason for the outage.
     pub fn kind(&self) -> OutageKind {
         self.kind
     }

@@ -1,14 +1,16 @@
 //! In-process key cache: coalesced lookups, immediate invalidation, stated bounds while parts fail.
 //!
-//! A verification asks the cache first. A fresh entry is served from memory; otherwise the key is loaded from the
-//! [`KeyStore`], once, however many requests ask for it at that moment. Start reading at [`KeyCache::get`].
+//! A verification asks the cache first. A fresh entry is served from memory; otherwise the key is
+//! loaded from the [`KeyStore`], once, however many requests ask for it at that moment. Start
+//! reading at [`KeyCache::get`].
 //!
 //! # Where entries live
 //!
-//! Found keys live in a [`moka`] cache, the hottest of them in a small table in front of it, and unknown digests in
-//! a cache of their own, so that random keys cannot push real ones out. The table recognises a key by the
-//! *fingerprint* of its text: half of SHA-256, under a secret of this process. Finding another text of the same
-//! fingerprint means guessing a number of 128 bits. The state of an entry is checked at each hit.
+//! Found keys live in a [`moka`] cache, the hottest of them in a small table in front of it, and
+//! unknown digests in a cache of their own, so that random keys cannot push real ones out. The
+//! table recognises a key by the *fingerprint* of its text: half of SHA-256, under a secret of this
+//! process. Finding another text of the same fingerprint means guessing a number of 128 bits. The
+//! state of an entry is checked at each hit.
 //!
 //! # The states of an entry
 //!
@@ -21,15 +23,16 @@
 //! A new read replaces an entry. A dead entry stays dead: no outage, no reconnection and
 //! no replica brings it back. Two times decide on the others:
 //!
-//! - its *age*, from the moment when the store was asked. It stays below the TTL, and in an outage below the TTL plus
-//!   [`CacheConfig::stale_if_error`], with a bus and without.
-//! - the *last proof* that it was up to date: the read itself, or a later proof of the bus in the subscription in which
-//!   it was read. A read from a replica proves no more than the bus had before it. The last proof lies at most
-//!   [`CacheConfig::max_bus_silence`] in the past, and in an outage at most that plus `stale_if_error`.
+//! - its *age*, from the moment when the store was asked. It stays below the TTL, and in an outage
+//!   below the TTL plus [`CacheConfig::stale_if_error`], with a bus and without.
+//! - the *last proof* that it was up to date: the read itself, or a later proof of the bus in the
+//!   subscription in which it was read. A read from a replica proves no more than the bus had
+//!   before it. The last proof lies at most [`CacheConfig::max_bus_silence`] in the past, and in an
+//!   outage at most that plus `stale_if_error`.
 //!
-//! So a change is in force at once where it was made or arrived over the bus. Elsewhere it is noticed within
-//! `max_bus_silence`. While the store cannot be read, it is noticed within `max_bus_silence + stale_if_error` of the
-//! last proof.
+//! So a change is in force at once where it was made or arrived over the bus. Elsewhere it is
+//! noticed within `max_bus_silence`. While the store cannot be read, it is noticed within
+//! `max_bus_silence + stale_if_error` of the last proof.
 //!
 //! ```text
 //! bus        ── proof ── proof ──✕ lost           subscribed again ── proof ──✕ lost
@@ -44,13 +47,13 @@
 //! entry B    revoked here: dead ──────────────────── dead ─────────────────────── dead, 503 until it is read
 //! ```
 //!
-//! A new subscription puts the outage in doubt as well: the store is asked again before any entry is served for its
-//! failure.
+//! A new subscription puts the outage in doubt as well: the store is asked again before any entry
+//! is served for its failure.
 //!
 //! # How a change wins over a lookup in flight
 //!
-//! Every load takes the number of the current *generation* before it asks the store. An invalidation starts a new
-//! generation and raises the least generation that is good for the key:
+//! Every load takes the number of the current *generation* before it asks the store. An
+//! invalidation starts a new generation and raises the least generation that is good for the key:
 //!
 //! ```text
 //! request A   load begins, generation 7 ──────────────┐ reads the row as it was before the revocation
@@ -61,9 +64,9 @@
 //!
 //! moka alone does not give this: `invalidate` during a load still inserts the stale value.
 //!
-//! A replica that stands still could bring an old row back any time later. So the newest version of each key is
-//! [remembered](versions::Versions) as well, and an older one is never taken; and the first read after a change, or
-//! after a subscription, is one from the primary.
+//! A replica that stands still could bring an old row back any time later. So the newest version of
+//! each key is [remembered](versions::Versions) as well, and an older one is never taken; and the
+//! first read after a change, or after a subscription, is one from the primary.
 
 mod config;
 mod entry;
@@ -137,8 +140,8 @@ pub(crate) struct KeyCache {
     accounts: Option<Arc<Accounts>>,
 }
 
-/// The circumstances of a lookup; they are all that remains of one that found nothing. Times are in monotonic
-/// nanoseconds.
+/// The circumstances of a lookup; they are all that remains of one that found nothing. Times are in
+/// monotonic nanoseconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Asked {
     generation: u64,
@@ -239,8 +242,8 @@ impl KeyCache {
         now: Moment,
     ) -> Option<Arc<CachedKey>> {
         let key = self.kept(sought, now)?;
-        // A store that is only busy is not down, or a flood of made-up keys could keep a revoked one alive. But
-        // where the bus says that nothing has changed, there is nothing to read.
+        // A store that is only busy is not down, or a flood of made-up keys could keep a revoked
+        // one alive. But where the bus says that nothing has changed, there is nothing to read.
         let is_vouched_for =
             || self.trust.has_bus() && self.trust.vouches(now) && self.generations.is_current(&key);
         let may_serve = outage.lookup_ran() || self.lookups.is_down() || is_vouched_for();
@@ -276,8 +279,9 @@ impl KeyCache {
         self.generations.invalidate_all(self.clock.now());
     }
 
-    /// Has everything read again that was read before now: changes may have been missed. What cannot be read stays
-    /// usable, as [`CacheConfig::stale_if_error`] says. To be called when a subscription has begun.
+    /// Has everything read again that was read before now: changes may have been missed. What
+    /// cannot be read stays usable, as [`CacheConfig::stale_if_error`] says. To be called when a
+    /// subscription has begun.
     pub(crate) fn read_all_again(&self) {
         let generation = self.generations.read_all_again(self.clock.now());
         self.trust.end_subscription(generation);
@@ -285,8 +289,8 @@ impl KeyCache {
         self.lookups.doubt_outage();
     }
 
-    /// Makes this cache depend on a bus: what was read longer ago than [`CacheConfig::max_bus_silence`] is trusted
-    /// only while the bus is known to work.
+    /// Makes this cache depend on a bus: what was read longer ago than
+    /// [`CacheConfig::max_bus_silence`] is trusted only while the bus is known to work.
     pub(crate) fn depend_on_bus(&self) {
         self.trust.await_proof();
     }

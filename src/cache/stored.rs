@@ -6,13 +6,13 @@ use crate::key::KeyDigest;
 use crate::store::StoreError;
 
 impl KeyCache {
-    /// Reads the credential with this digest, and its key, as they are stored now. The cache neither
-    /// answers nor keeps the answer.
+    /// Reads the credential with this digest, and its key, as they are stored now. The cache
+    /// neither answers nor keeps the answer.
     ///
     /// # Errors
     ///
-    /// [`StoreError`], also where the store takes longer than the deadline of lookups or answers with
-    /// another credential.
+    /// [`StoreError`], also where the store takes longer than the deadline of lookups or answers
+    /// with another credential.
     pub(crate) async fn read_stored(
         &self,
         digest: &KeyDigest,

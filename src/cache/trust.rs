@@ -4,12 +4,13 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::clock::Moment;
 
-/// The time up to which the invalidation bus vouches for what was read. All times are in monotonic nanoseconds.
+/// The time up to which the invalidation bus vouches for what was read. All times are in monotonic
+/// nanoseconds.
 ///
-/// A *proof* of the bus says that every change published before it has arrived. So an entry that was read in the
-/// present subscription, and not invalidated since, was up to date at the last proof, however long ago it was read.
-/// An entry from before the subscription was up to date at the last proof of its own one: what changed between the
-/// two was published to nobody here.
+/// A *proof* of the bus says that every change published before it has arrived. So an entry that
+/// was read in the present subscription, and not invalidated since, was up to date at the last
+/// proof, however long ago it was read. An entry from before the subscription was up to date at the
+/// last proof of its own one: what changed between the two was published to nobody here.
 pub(super) struct BusTrust {
     /// The end of the time for which the last proof is trusted; [`u64::MAX`] without a bus.
     until: AtomicU64,
@@ -29,7 +30,8 @@ struct Ended {
 }
 
 impl BusTrust {
-    /// So many subscriptions that ended are remembered. While subscriptions keep ending, one begins each second.
+    /// So many subscriptions that ended are remembered. While subscriptions keep ending, one begins
+    /// each second.
     const MOST_ENDED: usize = 64;
 
     pub(super) fn without_bus(silence: u64) -> Self {
@@ -61,7 +63,8 @@ impl BusTrust {
         now.monotonic_nanos() < self.until.load(Ordering::SeqCst)
     }
 
-    /// Returns whether what was up to date at `known_at` is trusted at `now`, by the last proof or by its age.
+    /// Returns whether what was up to date at `known_at` is trusted at `now`, by the last proof or
+    /// by its age.
     #[inline]
     pub(super) fn covers(&self, known_at: u64, now: Moment) -> bool {
         self.vouches(now) || now.monotonic_nanos().saturating_sub(known_at) < self.silence
@@ -80,7 +83,8 @@ impl BusTrust {
             Some(ended) if ended.from <= generation => ended.last_proof,
             // Of a subscription that is no longer remembered.
             Some(_) => 0,
-            // Under the lock: the next subscription is proved only after this one is among those that ended.
+            // Under the lock: the next subscription is proved only after this one is among those
+            // that ended.
             None => self.last_proof(),
         }
     }

@@ -5,12 +5,12 @@ use foldhash::quality::RandomState;
 
 use crate::record::KeyId;
 
-/// The newest version of each key that this process has seen, so that a replica which stands still cannot bring an
-/// older one back, however long ago the newer one was seen.
+/// The newest version of each key that this process has seen, so that a replica which stands still
+/// cannot bring an older one back, however long ago the newer one was seen.
 ///
-/// Keys are remembered in two maps: when the younger one is full, it becomes the older one, whose keys are
-/// forgotten. So at least as many keys as `capacity` are remembered, those read or changed last, and at most twice
-/// as many. An entry takes about 40 bytes.
+/// Keys are remembered in two maps: when the younger one is full, it becomes the older one, whose
+/// keys are forgotten. So at least as many keys as `capacity` are remembered, those read or changed
+/// last, and at most twice as many. An entry takes about 40 bytes.
 pub(super) struct Versions {
     capacity: usize,
     maps: Mutex<Maps>,

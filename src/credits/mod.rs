@@ -8,15 +8,15 @@
 //! 2. A batch is what the key is expected to spend in one flush interval, going by what it spent
 //!    since the batch before, but not over eight times that one; and beyond what the request
 //!    needs never over an eighth of what remains, so that others find something.
-//! 3. The store is asked when the lease does not cover a request, for what it lacks at least. Of any
-//!    number of requests that wait for that, one call is made at a time, in a task of its own:
+//! 3. The store is asked when the lease does not cover a request, for what it lacks at least. Of
+//!    any number of requests that wait for that, one call is made at a time, in a task of its own:
 //!    whoever began it may go away.
 //! 4. A lease ends with its period: at the refill, and when the balance was set anew.
 //! 5. That too few credits remain is remembered until the refill, until the balance is set anew,
 //!    or for [`Account::SHORT_FOR`], since another instance may give some back.
 //! 6. What a key that spent nothing between two flushes has leased is given back with the second
-//!    one; and all of it at shutdown. What a call that failed should have given back is lost: it may
-//!    have been done. What a key has leased that leaves the cache is kept for it until then.
+//!    one; and all of it at shutdown. What a call that failed should have given back is lost: it
+//!    may have been done. What a key has leased that leaves the cache is kept for it until then.
 
 mod account;
 mod outage;
@@ -178,11 +178,12 @@ impl Accounts {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// The open accounts. Where all have to give back, no account is being closed meanwhile: what it had leased would
-    /// be found neither in it nor in `left`.
+    /// The open accounts. Where all have to give back, no account is being closed meanwhile: what
+    /// it had leased would be found neither in it nor in `left`.
     async fn accounts(&self, whose: Unspent) -> Vec<Arc<Account>> {
         loop {
-            // The accounts are dropped after the lock is: dropping the last reference takes the lock.
+            // The accounts are dropped after the lock is: dropping the last reference takes the
+            // lock.
             let open: Vec<_> = self.all_open().values().map(Weak::upgrade).collect();
             if whose == Unspent::OfIdle || open.iter().all(Option::is_some) {
                 return open.into_iter().flatten().collect();
@@ -243,7 +244,8 @@ impl Accounts {
     }
 }
 
-/// Credits on their way back. None is forgotten, however that ends: an interrupt drops this value too.
+/// Credits on their way back. None is forgotten, however that ends: an interrupt drops this value
+/// too.
 struct Unreturned<'a> {
     accounts: &'a Accounts,
     waiting: Vec<CreditReturn>,
@@ -369,7 +371,7 @@ mod tests {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let interval = Duration::from_secs(10);
         let accounts = Arc::new(Accounts::new(Arc::new(store), clock, interval, interval));
-        // What is to be seen of it between the drop of the reference and that of the account.
+        // The entry as it is between the drop of the last reference and that of the account.
         accounts.all_open().insert(id, Weak::new());
         let returning = {
             let accounts = Arc::clone(&accounts);

@@ -6,8 +6,9 @@
 //! 1. An instance subscribes first. What it read before the subscription has to be read again
 //!    before it is used. The same after every disconnection.
 //! 2. A bus that is silent may be dead, so it is made to prove several times in
-//!    [`CacheConfig::max_bus_silence`](crate::CacheConfig::max_bus_silence) that it is not. Over a network the
-//!    proof is a message that has gone round: a server or a pooler can answer and deliver nothing.
+//!    [`CacheConfig::max_bus_silence`](crate::CacheConfig::max_bus_silence) that it is not. Over a
+//!    network the proof is a message that has gone round: a server or a pooler can answer and
+//!    deliver nothing.
 //! 3. An instance that has had no proof for that long uses nothing that it has read longer ago:
 //!    every key is read again. A key that cannot be read is answered with an outage once
 //!    [`CacheConfig::stale_if_error`](crate::CacheConfig::stale_if_error) has passed as well.

@@ -18,10 +18,10 @@ use crate::redis_url::without_detail;
 /// An instance proves that it can hear by publishing to a channel of its own. With a cluster, any
 /// of its nodes will do: they pass messages on.
 ///
-/// Redis keeps no messages and knows of no transaction of the key store. A change made by plain
-/// SQL is not told, nor is one by an instance that dies between storing it and publishing it:
-/// there the TTL of the cache is the bound. The stores for PostgreSQL and SQLite bring buses without
-/// that gap, which stay in charge when this one is put [beside](crate::Builder::bus) them.
+/// Redis keeps no messages and knows of no transaction of the key store. A change made by plain SQL
+/// is not told, nor is one by an instance that dies between storing it and publishing it: there the
+/// TTL of the cache is the bound. The stores for PostgreSQL and SQLite bring buses without that
+/// gap, which stay in charge when this one is put [beside](crate::Builder::bus) them.
 #[derive(Clone)]
 pub struct RedisBus {
     client: Client,

@@ -20,11 +20,11 @@ pub use self::subject::{Subject, SubjectId};
 /// Limits that are counted in this process.
 ///
 /// Counts are kept for a bounded number of subjects. For each new subject a few others are looked
-/// at, and those with nothing counted any more are dropped. When all of them still count, the one is
-/// evicted that has used the least, and its use is remembered in two of the *coarse counts* that
+/// at, and those with nothing counted any more are dropped. When all of them still count, the one
+/// is evicted that has used the least, and its use is remembered in two of the *coarse counts* that
 /// many subjects share. A subject that is not known begins with the lower one of its two. So an
-/// evicted subject never gets more than its quota. A new one gets less only where others have raised
-/// both of its coarse counts, and only until their units leave the window.
+/// evicted subject never gets more than its quota. A new one gets less only where others have
+/// raised both of its coarse counts, and only until their units leave the window.
 ///
 /// A subject takes about 600 bytes with one limit and 1,400 with two. When subjects are evicted,
 /// coarse counts take up to 120 bytes more for each place. Subjects are spread over shards by their

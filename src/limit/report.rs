@@ -92,7 +92,7 @@ impl<'a> Standing<'a> {
             })
     }
 
-    /// Whether each limit has a name that no other has.
+    /// Returns whether each limit has a name that no other has.
     #[inline]
     pub(crate) fn has_distinct_names(self) -> bool {
         let taken = |limit: &RateLimit| self.base.iter().any(|base| base.name() == limit.name());

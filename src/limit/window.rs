@@ -18,8 +18,8 @@ pub(super) use self::bucket::{Bucket, Buckets, merge};
 /// buckets      2  1             3 2         1        units at the time of the newest of them
 /// ```
 ///
-/// *Never too much.* A unit spent at `t` is kept with a time of at least `t`, so it is counted until
-/// at least `t + window`. At `now` the count therefore holds all units of the trailing window
+/// *Never too much.* A unit spent at `t` is kept with a time of at least `t`, so it is counted
+/// until at least `t + window`. At `now` the count therefore holds all units of the trailing window
 /// `(now - window, now]`. A request is admitted only if that count and its cost are within the
 /// quota together. Hence no trailing window holds more than the quota.
 ///
@@ -27,8 +27,8 @@ pub(super) use self::bucket::{Bucket, Buckets, merge};
 /// than one sub-window late, and none does under a quota of up to [`Window::PLACES`]. A client that
 /// uses its quota at once gets all of it, and one that is always ready gets at least 16/17.
 ///
-/// Charges of the same 320th of the window are merged first. After those come the two buckets of one
-/// sub-window whose merging holds their units back the least.
+/// Charges of the same 320th of the window are merged first. After those come the two buckets of
+/// one sub-window whose merging holds their units back the least.
 ///
 /// Times are nanoseconds of a clock that does not decrease. If it does, a time before the newest
 /// one written is taken as that one, so that nothing is given back.
@@ -36,7 +36,7 @@ pub(super) use self::bucket::{Bucket, Buckets, merge};
 // In this order: most requests need only what comes before `older`.
 #[repr(C)]
 pub struct Window {
-    /// When the oldest bucket leaves the count; `u64::MAX` where there is none.
+    /// The time at which the oldest bucket leaves the count; `u64::MAX` where there is none.
     leaves: u64,
     /// The units of all buckets.
     total: u64,
@@ -45,7 +45,7 @@ pub struct Window {
     /// The end of the slot of `newest`: what is charged before is merged into that bucket.
     ends: u64,
     seconds: u32,
-    /// How many places of `older` are in use.
+    /// The number of places of `older` that are in use.
     len: u8,
     /// The newest bucket, which is empty only if there is none.
     newest: Bucket,
@@ -111,7 +111,7 @@ impl Window {
         }
     }
 
-    /// Whether `cost` more units are within the quota.
+    /// Returns whether `cost` more units are within the quota.
     #[inline]
     pub(super) fn has_room(&self, quota: u64, cost: u64) -> bool {
         self.total.saturating_add(cost) <= quota || cost == 0
@@ -327,7 +327,8 @@ impl Window {
         self.latest = latest;
     }
 
-    /// Takes `buckets` for its own, but for the empty ones. There are no more than there are places.
+    /// Takes `buckets` for its own, but for the empty ones. There are no more than there are
+    /// places.
     fn keep(&mut self, buckets: Buckets) {
         let latest = self.latest;
         *self = Self::empty(self.seconds);
@@ -373,7 +374,7 @@ impl Window {
         self.latest
     }
 
-    /// Where the sub-window of the newest units starts, in nanoseconds.
+    /// The start of the sub-window of the newest units, in nanoseconds.
     pub(super) fn started(&self) -> u64 {
         self.newest.time - self.newest.time % self.part_nanos()
     }

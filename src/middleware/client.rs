@@ -3,13 +3,14 @@
 //! 1. The peer holds the connection: [`ClientAddress`] in the request's extensions, and axum's
 //!    `ConnectInfo` otherwise.
 //! 2. Of a peer that is no [trusted proxy](TrustedProxies) no header is believed.
-//! 3. A trusted proxy is believed about the client that came to it, and so on from right to left: the
-//!    client is the first that is no trusted proxy, or the left-most. Text further to the left is the
-//!    client's own invention.
-//! 4. A proxy that does not name its client leaves the client unknown. So do an address that is hidden,
-//!    and an element that does not parse. The failed attempts of such clients count for their proxy.
-//! 5. No part of the request itself proves TLS: the target may be `https://…`, and HTTP/2's `:scheme`
-//!    may say `https`, on a connection in clear text.
+//! 3. A trusted proxy is believed about the client that came to it, and so on from right to left:
+//!    the client is the first that is no trusted proxy, or the left-most. Text further to the left
+//!    is the client's own invention.
+//! 4. A proxy that does not name its client leaves the client unknown. So do an address that is
+//!    hidden, and an element that does not parse. The failed attempts of such clients count for
+//!    their proxy.
+//! 5. No part of the request itself proves TLS: the target may be `https://…`, and HTTP/2's
+//!    `:scheme` may say `https`, on a connection in clear text.
 
 #[cfg(feature = "axum")]
 use std::net::SocketAddr;
@@ -82,7 +83,8 @@ impl TrustedProxies {
             .any(|network| network.contains(&address))
     }
 
-    /// The claim about the client that is behind a trusted peer. `None`, where the peer says nothing.
+    /// The claim about the client that is behind a trusted peer. `None`, where the peer says
+    /// nothing.
     fn claim(&self, headers: &HeaderMap) -> Option<Claim> {
         let unreadable = Some(Claim::UNREADABLE);
         let mut claim = None;
@@ -148,7 +150,8 @@ struct Claim {
 }
 
 impl Claim {
-    /// No client may profit from a claim that it has made unreadable, so it counts as clear text too.
+    /// No client may profit from a claim that it has made unreadable, so it counts as clear text
+    /// too.
     const UNREADABLE: Self = Self {
         address: None,
         is_secure: Some(false),

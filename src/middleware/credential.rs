@@ -124,8 +124,8 @@ impl CredentialSources {
         found
     }
 
-    /// Copies of all credentials in all sources, for a request that others may have read. Of a list in
-    /// one line, as an intermediary makes of several lines (RFC 9110 §5.3), each member is one.
+    /// Copies of all credentials in all sources, for a request that others may have read. Of a list
+    /// in one line, as an intermediary makes of several lines (RFC 9110 §5.3), each member is one.
     ///
     /// At most 16: a client has few keys, and each of them may cost a lookup.
     pub(super) fn find_all<B>(&self, request: &Request<B>) -> Vec<Zeroizing<Vec<u8>>> {
@@ -198,7 +198,8 @@ impl CredentialSources {
         }
     }
 
-    /// The headers that a key may come in, as `Vary` names them. `None`, where it comes in no header.
+    /// The headers that a key may come in, as `Vary` names them. `None`, where it comes in no
+    /// header.
     pub(super) fn key_headers(&self) -> Option<HeaderValue> {
         let authorization = (!self.schemes.is_empty()).then_some(&b"Authorization"[..]);
         let others = self.headers.iter().map(|header| header.written.as_bytes());

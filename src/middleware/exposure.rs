@@ -13,8 +13,8 @@ use crate::requirements::Requirements;
 use crate::telemetry;
 use crate::verify::Origin;
 
-/// Disables keys that were seen in clear text, in the background: the time that the answer takes must
-/// not show whether there is such a key.
+/// Disables keys that were seen in clear text, in the background: the time that the answer takes
+/// must not show whether there is such a key.
 #[derive(Clone)]
 pub(super) struct Exposure {
     keys: ApiKeys,
@@ -23,8 +23,9 @@ pub(super) struct Exposure {
 }
 
 impl Exposure {
-    /// The most secrets that are looked up at one time, and the most keys that are disabled at one time.
-    /// A flood of made-up secrets must not keep the store busy, nor keep real ones from being disabled.
+    /// The most secrets that are looked up at one time, and the most keys that are disabled at one
+    /// time. A flood of made-up secrets must not keep the store busy, nor keep real ones from being
+    /// disabled.
     const AT_ONCE: usize = 8;
 
     pub(super) fn new(keys: &ApiKeys) -> Self {

@@ -26,20 +26,21 @@ pub(super) fn write_limits<'a>(
         None if own.has_distinct_names() => write_one(headers, legacy, own),
         first => {
             let all = iter::once(own).chain(first).chain(nested);
-            write_told(headers, legacy, &told(all), None);
+            write_named(headers, legacy, &named_limits(all), None);
         }
     }
 }
 
-/// Writes how it stands with the limits of a request that was refused and may come again after a time.
+/// Writes how it stands with the limits of a request that was refused and may come again after a
+/// time.
 pub(super) fn write_limits_of_refusal(
     headers: &mut HeaderMap,
     legacy: bool,
     limits: Standing<'_>,
     retry_after: Option<Duration>,
 ) {
-    let limits = told(iter::once(limits));
-    write_told(headers, legacy, &limits, retry_after.map(retry_seconds));
+    let limits = named_limits(iter::once(limits));
+    write_named(headers, legacy, &limits, retry_after.map(retry_seconds));
 }
 
 fn write_one(headers: &mut HeaderMap, legacy: bool, standing: Standing<'_>) {
@@ -59,14 +60,19 @@ fn write_one(headers: &mut HeaderMap, legacy: bool, standing: Standing<'_>) {
 
 /// Writes limits whose names have to differ, or whose `t` may not be above `ceiling`: a client that
 /// waits for the last of them would wait longer than it has to.
-fn write_told(headers: &mut HeaderMap, legacy: bool, limits: &[Told<'_>], ceiling: Option<u64>) {
+fn write_named(
+    headers: &mut HeaderMap,
+    legacy: bool,
+    limits: &[NamedLimit<'_>],
+    ceiling: Option<u64>,
+) {
     if limits.is_empty() {
         return;
     }
     let policy = limits
         .iter()
-        .map(|Told { name, limit, .. }| limit.policy_item(name));
-    let state = limits.iter().map(|Told { name, status, .. }| {
+        .map(|NamedLimit { name, limit, .. }| limit.policy_item(name));
+    let state = limits.iter().map(|NamedLimit { name, status, .. }| {
         let seconds = capped(status, ceiling);
         format!("\"{name}\";r={};t={seconds}", status.remaining())
     });
@@ -78,13 +84,13 @@ fn write_told(headers: &mut HeaderMap, legacy: bool, limits: &[Told<'_>], ceilin
         headers.append(STATE, state);
     }
     if legacy {
-        let limits = limits.iter().map(|told| (told.limit, told.status));
+        let limits = limits.iter().map(|named| (named.limit, named.status));
         write_legacy(headers, limits, ceiling);
     }
 }
 
 /// A limit with its name in an answer.
-pub(super) struct Told<'a> {
+pub(super) struct NamedLimit<'a> {
     pub(super) name: Cow<'a, str>,
     pub(super) is_violated: bool,
     space: LimitSpace,
@@ -93,8 +99,8 @@ pub(super) struct Told<'a> {
 }
 
 /// The limits of one answer, each once, as it stands after all layers have charged it. A limit that
-/// counts for the key in one layer and for its owner in another stands as with the one that has less
-/// left. Each has a name that no other has:
+/// counts for the key in one layer and for its owner in another stands as with the one that has
+/// less left. Each has a name that no other has:
 ///
 /// - A limit of the key has its own. A layer's defaults stand in the place of a key's limits.
 /// - A limit of a route has its own, and `:route` after it where a limit of the key has the same.
@@ -102,20 +108,20 @@ pub(super) struct Told<'a> {
 ///
 /// No limit's own name has a colon. The list ends after 16 limits, since intermediaries refuse long
 /// headers. The last ones are left out, and those that are violated only after all others.
-pub(super) fn told<'a>(all: impl Iterator<Item = Standing<'a>>) -> Vec<Told<'a>> {
+pub(super) fn named_limits<'a>(all: impl Iterator<Item = Standing<'a>>) -> Vec<NamedLimit<'a>> {
     const MOST: usize = 2 * RateLimits::MAX_LEN;
-    let mut told: Vec<Told<'a>> = Vec::new();
+    let mut limits: Vec<NamedLimit<'a>> = Vec::new();
     for (space, limit, status) in all.flat_map(Standing::iter_spaces) {
         let is_violated = !status.is_admitted();
-        let known = |known: &&mut Told<'_>| (known.space, known.limit) == (space, limit);
-        if let Some(known) = told.iter_mut().find(known) {
+        let known = |known: &&mut NamedLimit<'_>| (known.space, known.limit) == (space, limit);
+        if let Some(known) = limits.iter_mut().find(known) {
             known.is_violated |= is_violated;
             if status.remaining() <= known.status.remaining() {
                 known.status = status;
             }
         } else {
             let name = Cow::Borrowed(limit.name());
-            told.push(Told {
+            limits.push(NamedLimit {
                 name,
                 is_violated,
                 space,
@@ -124,14 +130,16 @@ pub(super) fn told<'a>(all: impl Iterator<Item = Standing<'a>>) -> Vec<Told<'a>>
             });
         }
     }
-    let of_key = told.iter().filter(|told| told.space == LimitSpace::Key);
-    let of_route = told.iter().filter(|told| told.space == LimitSpace::Route);
-    let of_key: Vec<_> = of_key.map(|told| told.limit.name()).collect();
-    let of_route: Vec<_> = of_route.map(|told| told.limit.name()).collect();
+    let of_key = limits.iter().filter(|limit| limit.space == LimitSpace::Key);
+    let of_route = limits
+        .iter()
+        .filter(|limit| limit.space == LimitSpace::Route);
+    let of_key: Vec<_> = of_key.map(|named| named.limit.name()).collect();
+    let of_route: Vec<_> = of_route.map(|named| named.limit.name()).collect();
     let (mut keys, mut routes) = (0, 0);
-    for told in &mut told {
-        let own = told.limit.name();
-        let (before, suffix) = match told.space {
+    for named in &mut limits {
+        let own = named.limit.name();
+        let (before, suffix) = match named.space {
             LimitSpace::Key => {
                 keys += 1;
                 (&of_key[..keys - 1], "")
@@ -144,14 +152,14 @@ pub(super) fn told<'a>(all: impl Iterator<Item = Standing<'a>>) -> Vec<Told<'a>>
         };
         match before.iter().filter(|name| **name == own).count() {
             0 if suffix.is_empty() => {}
-            0 => told.name = format!("{own}{suffix}").into(),
-            others => told.name = format!("{own}{suffix}:{}", others + 1).into(),
+            0 => named.name = format!("{own}{suffix}").into(),
+            others => named.name = format!("{own}{suffix}:{}", others + 1).into(),
         }
     }
-    let violated = told.iter().filter(|told| told.is_violated).count();
+    let violated = limits.iter().filter(|limit| limit.is_violated).count();
     let (mut room, mut room_for_others) = (MOST, MOST.saturating_sub(violated));
-    told.retain(|told| {
-        let room_for_it = if told.is_violated {
+    limits.retain(|limit| {
+        let room_for_it = if limit.is_violated {
             &mut room
         } else {
             &mut room_for_others
@@ -160,7 +168,7 @@ pub(super) fn told<'a>(all: impl Iterator<Item = Standing<'a>>) -> Vec<Told<'a>>
         *room_for_it = room_for_it.saturating_sub(1);
         fits
     });
-    told
+    limits
 }
 
 fn write_state<'a>(
@@ -214,8 +222,8 @@ fn capped(status: &LimitStatus, ceiling: Option<u64>) -> u64 {
     ceiling.map_or(seconds, |ceiling| seconds.min(ceiling))
 }
 
-/// The most bytes of an item of the `RateLimit` field, and of what divides it from the one before: a
-/// name, and two numbers of up to 20 digits.
+/// The most bytes of an item of the `RateLimit` field, and of what divides it from the one before:
+/// a name, and two numbers of up to 20 digits.
 const MAX_ITEM_LEN: usize = RateLimit::MAX_NAME_LEN + 2 * 20 + b", \"\";r=;t=".len();
 
 /// A line that is being written.

@@ -1,8 +1,9 @@
 //! Parser of the `Forwarded` header field (RFC 7239 §4), with quoted strings (RFC 9110 §5.6.4).
 //!
-//! A proxy copies what its client sent into quoted strings, as in `for=192.0.2.60;host="$http_host"`.
-//! A comma, a semicolon or a `for=` within quotes is the client's text. It never begins an element or
-//! a parameter, or any client could name the address that it seems to come from.
+//! A proxy copies what its client sent into quoted strings, as in
+//! `for=192.0.2.60;host="$http_host"`. A comma, a semicolon or a `for=` within quotes is the
+//! client's text. It never begins an element or a parameter, or any client could name the address
+//! that it seems to come from.
 //!
 //! ```text
 //! Forwarded = [ element ] *( OWS "," OWS [ element ] )      the empty ones are skipped (RFC 9110 §5.6.1)
@@ -40,8 +41,8 @@ pub(super) struct Element<'a> {
 pub(super) enum Malformed {
     /// The element does not follow the grammar.
     Element,
-    /// A quoted string does not end. Nothing in the field can be trusted, since nobody can say which
-    /// of its text is inside of quotes.
+    /// A quoted string does not end. Nothing in the field can be trusted, since nobody can say
+    /// which of its text is inside of quotes.
     Quote,
 }
 
@@ -165,7 +166,8 @@ fn is_port(port: &str) -> bool {
     }
 }
 
-/// Splits `text` at the first `separator` outside of quotes. `None`, when a quoted string does not end.
+/// Splits `text` at the first `separator` outside of quotes. `None`, when a quoted string does not
+/// end.
 fn split_first(text: &[u8], separator: u8) -> Option<(&[u8], Option<&[u8]>)> {
     let mut at = 0;
     while let Some(&byte) = text.get(at) {

@@ -24,7 +24,8 @@ use crate::verify::Verifier;
 ///
 /// What it does with a request, in this order:
 ///
-/// 1. Where [`ApiKeyLayer::require_tls`] says so, a request in clear text is refused, whatever it holds.
+/// 1. Where [`ApiKeyLayer::require_tls`] says so, a request in clear text is refused, whatever it
+///    holds.
 /// 2. A true CORS preflight passes, where [`ApiKeyLayer::allow_preflight`] says so.
 /// 3. A request that an outer layer of the same keys has verified is not verified again. What
 ///    this layer requires comes on top, and so do its limits and its cost, but for those that it
@@ -222,30 +223,32 @@ impl ApiKeyLayer {
 
     /// Refuses every request that comes in clear text (403 `insecure_transport`). Default: off.
     ///
-    /// The answer has the same bytes with a good key, a bad one, several or none, so it tells nobody
-    /// whether a key is good. There is no redirect, which would teach clients to go on so
+    /// The answer has the same bytes with a good key, a bad one, several or none, so it shows
+    /// nobody whether a key is good. There is no redirect, which would teach clients to go on so
     /// (draft-ietf-httpapi-privacy-06, *Protecting Credentials with HTTP APIs*). That includes CORS
     /// preflights and [optional](Self::optional) routes. Set this on the outermost layer: a layer
     /// around it answers first.
     ///
-    /// A request counts as encrypted when a [trusted proxy](Self::trust_proxies) says so, and without
-    /// its word when [`SecureTransport`](crate::SecureTransport) in the extensions does. A target or
-    /// an HTTP/2 `:scheme` of `https` proves nothing, for a client can write it on any connection.
+    /// A request counts as encrypted when a [trusted proxy](Self::trust_proxies) says so, and
+    /// without its word when [`SecureTransport`](crate::SecureTransport) in the extensions does. A
+    /// target or an HTTP/2 `:scheme` of `https` proves nothing, for a client can write it on any
+    /// connection.
     ///
     /// The answer comes too late for the key in the request: also serve HSTS (RFC 6797), over TLS.
     pub fn require_tls(&self) -> Self {
         self.with(|policy| policy.require_tls = true)
     }
 
-    /// As [`require_tls`](Self::require_tls), and also disables the keys that were seen in clear text:
-    /// others on the way may have them now. The audit trail names `clear_text` as the actor. A key's
-    /// owner can be given a new secret by rotating and enabling it.
+    /// As [`require_tls`](Self::require_tls), and also disables the keys that were seen in clear
+    /// text: others on the way may have them now. The audit trail names `clear_text` as the actor.
+    /// A key's owner can be given a new secret by rotating and enabling it.
     ///
-    /// Each credential counts, also among several; of more than 16 the first ones. A key is disabled
-    /// where it is active, this layer accepts its kind and environment, and its kind is
-    /// [secret](crate::KeyFormat::is_secret): publishable keys may be seen by anybody. Everything else
-    /// is a failed attempt, and an address with too [many](crate::Builder::failed_attempts) causes no
-    /// further lookup. All of it happens in the background, at most eight lookups at one time.
+    /// Each credential counts, also among several; of more than 16 the first ones. A key is
+    /// disabled where it is active, this layer accepts its kind and environment, and its kind is
+    /// [secret](crate::KeyFormat::is_secret): publishable keys may be seen by anybody. Everything
+    /// else is a failed attempt, and an address with too [many](crate::Builder::failed_attempts)
+    /// causes no further lookup. All of it happens in the background, at most eight lookups at one
+    /// time.
     pub fn disable_exposed(&self, keys: &ApiKeys) -> Self {
         let exposure = Exposure::new(keys);
         self.with(|policy| {
@@ -270,8 +273,8 @@ impl ApiKeyLayer {
     ///
     /// # Panics
     ///
-    /// When it is longer than 256 bytes, or has a character other than visible ASCII and spaces, or a
-    /// quote or backslash.
+    /// When it is longer than 256 bytes, or has a character other than visible ASCII and spaces, or
+    /// a quote or backslash.
     pub fn realm(&self, realm: &str) -> Self {
         let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
         assert!(

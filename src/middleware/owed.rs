@@ -1,4 +1,5 @@
-//! What a layer owes to the answer of a request that it let through, and what nested layers tell it.
+//! What a layer owes to the answer of a request that it let through, and what nested layers tell
+//! it.
 
 use std::time::Duration;
 

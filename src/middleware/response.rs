@@ -6,7 +6,7 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use serde::Serialize;
 
 use super::DenialBody;
-use super::fields::{retry_seconds, told, write_limits_of_refusal};
+use super::fields::{named_limits, retry_seconds, write_limits_of_refusal};
 use super::layer::Policy;
 use super::owed::{NestedReport, NestedReports};
 use super::route::routes;
@@ -58,9 +58,9 @@ pub(super) fn refuse<B, ResBody: From<DenialBody>>(
 /// the body, RFC 6585 §4 for 429.
 pub(crate) fn answer(denial: &Denial, realm: &str) -> Response<DenialBody> {
     let kind = denial.kind();
-    let limits = told(std::iter::once(denial.limits().standing()));
-    let violated = limits.iter().filter(|told| told.is_violated);
-    let violated: Vec<_> = violated.map(|told| &*told.name).collect();
+    let limits = named_limits(std::iter::once(denial.limits().standing()));
+    let violated = limits.iter().filter(|limit| limit.is_violated);
+    let violated: Vec<_> = violated.map(|limit| &*limit.name).collect();
     let mut response = problem(&Problem {
         r#type: match kind {
             DenialKind::RateLimited => {
@@ -84,8 +84,8 @@ pub(crate) fn answer(denial: &Denial, realm: &str) -> Response<DenialBody> {
     response
 }
 
-/// The most bytes of a text in a problem, and of the name of a field. They may repeat what the client
-/// sent, and a name may be as long as a body.
+/// The most bytes of a text in a problem, and of the name of a field. They may repeat what the
+/// client sent, and a name may be as long as a body.
 const MAX_DETAIL: usize = 1_024;
 const MAX_FIELD: usize = 256;
 

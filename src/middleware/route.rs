@@ -14,8 +14,8 @@ pub(super) fn route<B>(request: &Request<B>) -> Route<'_> {
     )
 }
 
-/// The names under which a layer further inside may know the route. One that is within a router knows
-/// the pattern of a path without parameters by the same text as one that is outside of it.
+/// The names under which a layer further inside may know the route. One that is within a router
+/// knows the pattern of a path without parameters by the same text as one that is outside of it.
 pub(super) fn routes<B>(request: &Request<B>) -> impl Iterator<Item = Route<'_>> {
     let paths = pattern(request).into_iter().chain([path(request)]);
     paths.map(|path| (request.method(), path))

@@ -210,7 +210,8 @@ impl Policy {
         origin(request, self.proxies.as_ref())
     }
 
-    /// The principal that a layer of the same keys around this one has verified, or a test has given.
+    /// The principal that a layer of the same keys around this one has verified, or a test has
+    /// given.
     #[inline]
     pub(super) fn outer_principal<'r, B>(
         &self,

@@ -118,8 +118,8 @@ impl RefillEvery {
     }
 }
 
-/// The beginning of a period that was corrected at `now`, which is later than `midnight`. To the microsecond, as
-/// stores keep it.
+/// The beginning of a period that was corrected at `now`, which is later than `midnight`. To the
+/// microsecond, as stores keep it.
 fn corrected(now: Timestamp, midnight: Timestamp) -> Timestamp {
     let after = midnight.as_microsecond().saturating_add(1);
     let noticed = now.as_microsecond().max(after);
@@ -150,7 +150,8 @@ pub struct CreditPeriod {
     /// As [`CreditPlan::since_version`].
     pub since_version: u64,
     /// When the balance was set or refilled last: the beginning of that day or month, or the time
-    /// of the change where there is no refill. After a clock was ahead, the time at which that was noticed.
+    /// of the change where there is no refill. After a clock was ahead, the time at which that was
+    /// noticed.
     pub begun_at: Timestamp,
 }
 
@@ -187,10 +188,11 @@ impl CreditBalance {
 
     /// The balance at `now`: refilled, where that is due.
     ///
-    /// Instances have clocks of their own. One that is slow by less than a period undoes no refill, and brings none
-    /// twice. A period that is later than the next one shows that a clock was ahead: the balance returns to the
-    /// present without losing anything, so that the next day or month brings a refill as ever. Until then no other
-    /// period does, or a clock that stays ahead would bring one whenever it is asked.
+    /// Instances have clocks of their own. One that is slow by less than a period undoes no refill,
+    /// and brings none twice. A period that is later than the next one shows that a clock was
+    /// ahead: the balance returns to the present without losing anything, so that the next day or
+    /// month brings a refill as ever. Until then no other period does, or a clock that stays ahead
+    /// would bring one whenever it is asked.
     #[must_use]
     pub fn at(mut self, now: Timestamp) -> Self {
         let Some(Refill { amount, every }) = self.refill else {

@@ -1,9 +1,11 @@
-//! The ceiling of changes: nobody grants scopes, or changes a key with scopes, that they do not hold.
+//! The ceiling of changes: nobody grants scopes, or changes a key with scopes, that they do not
+//! hold.
 //!
-//! A ceiling on grants alone would not do. A caller that may change a stronger key can lift its expiry
-//! and its limits, or take its scopes away and rotate it into its own hands. So a change needs the
-//! present scopes of the key to be covered as well, on the very version that is changed. Switching a key
-//! off and revoking it need no cover, so that everybody who sees a leak can stop it.
+//! A ceiling on grants alone would not do. A caller that may change a stronger key can lift its
+//! expiry and its limits, or take its scopes away and rotate it into its own hands. So a change
+//! needs the present scopes of the key to be covered as well, on the very version that is changed.
+//! Switching a key off and revoking it need no cover, so that everybody who sees a leak can stop
+//! it.
 
 #[cfg(feature = "admin")]
 use std::sync::Arc;
@@ -19,8 +21,8 @@ impl ApiKeys {
     /// such as the key behind a request to a self-service page.
     ///
     /// Through it, [`issue`](Self::issue) and the imports grant only what `scopes` cover.
-    /// [`update`](Self::update), [`enable`](Self::enable) and [`rotate`](Self::rotate) also need the
-    /// present scopes of the key to be covered, on the very version that is changed.
+    /// [`update`](Self::update), [`enable`](Self::enable) and [`rotate`](Self::rotate) also need
+    /// the present scopes of the key to be covered, on the very version that is changed.
     /// [`disable`](Self::disable), an update that only switches the key off, and
     /// [`revoke`](Self::revoke) are always allowed. Everything else fails with
     /// [`KeyErrorKind::Denied`](super::KeyErrorKind::Denied). Default: everything is allowed.

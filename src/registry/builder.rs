@@ -100,8 +100,8 @@ impl<S> Builder<S> {
         self
     }
 
-    /// Listens to no bus, not even to the store's: for a program that ends before anybody could tell
-    /// it something. What it changes is told all the same. Default: listens.
+    /// Listens to no bus, not even to the store's: for a program that ends before anybody could
+    /// tell it something. What it changes is told all the same. Default: listens.
     pub fn deaf(mut self) -> Self {
         self.settings.listens = false;
         self
@@ -110,8 +110,8 @@ impl<S> Builder<S> {
     /// The most keys and owners that have counters of their own for their limits. Default:
     /// [`LocalLimiter::DEFAULT_CAPACITY`].
     ///
-    /// Where more are active within their windows, the others share coarse counts. None of them gets
-    /// more than its quota, and some may get less; see [`LocalLimiter`].
+    /// Where more are active within their windows, the others share coarse counts. None of them
+    /// gets more than its quota, and some may get less; see [`LocalLimiter`].
     pub fn max_limited(mut self, subjects: usize) -> Self {
         self.settings.max_limited = subjects;
         self
@@ -162,8 +162,8 @@ impl<S> Builder<S> {
 }
 
 impl<S: KeyStore> Builder<S> {
-    /// A verifier that reads keys and writes nothing: it counts no use, and answers 503 to keys that
-    /// have [credits](crate::NewKey::credits), which it could not charge.
+    /// A verifier that reads keys and writes nothing: it counts no use, and answers 503 to keys
+    /// that have [credits](crate::NewKey::credits), which it could not charge.
     ///
     /// # Panics
     ///

@@ -74,8 +74,8 @@ impl ApiKeys {
                     output,
                 } = planned?;
                 let Some((mut record, action)) = change else {
-                    // The change that came first may not have reached the others. Whoever repeats
-                    // a call after `is_propagated` was false wants them notified.
+                    // The change that came first may not have reached the others. A caller who
+                    // repeats a call after `is_propagated` was false wants them notified.
                     let propagated = this.forget_everywhere(id, tags).await;
                     return Ok((Changed::new(key, propagated), output));
                 };

@@ -187,7 +187,8 @@ impl ShutdownError {
         self.uses
     }
 
-    /// Returns the number of credits that were leased, not spent, and are not known to be given back.
+    /// Returns the number of credits that were leased, not spent, and are not known to be given
+    /// back.
     pub fn credits(&self) -> u64 {
         self.credits
     }

@@ -18,8 +18,9 @@ use crate::verify::{Parts, Verifier};
 
 /// Writes regularly, on demand and at shutdown.
 ///
-/// Each flush runs in tasks of its own, so that none is lost with its caller. Only a shutdown gives up a flush
-/// whose store does not answer: the next flush would wait for it, and so would the end of the process.
+/// Each flush runs in tasks of its own, so that none is lost with its caller. Only a shutdown gives
+/// up a flush whose store does not answer: the next flush would wait for it, and so would the end
+/// of the process.
 pub(super) struct Flusher {
     regularly: AbortHandle,
     /// Interrupts the flushes that are under way.
@@ -35,8 +36,8 @@ impl Flusher {
     /// Above it a deadline is none.
     const LONGEST: Duration = Duration::from_hours(24 * 365);
 
-    /// Writes every `interval`, until the keys are gone. Between two writes it holds nothing of them, so
-    /// that the store can be closed when its owner is done with it.
+    /// Writes every `interval`, until the keys are gone. Between two writes it holds nothing of
+    /// them, so that the store can be closed when its owner is done with it.
     pub(super) fn start(
         parts: Weak<Parts>,
         repository: Weak<dyn KeyRepository>,

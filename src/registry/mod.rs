@@ -8,8 +8,8 @@
 //!    for an expired one, and a rotation only ever shortens the life of the credentials before it.
 //!    How many a key keeps is [bounded](ApiKeys::MAX_LIVE_CREDENTIALS).
 //! 2. A change and its event in the audit trail are one transaction.
-//! 3. Through a handle that is [limited](ApiKeys::within), nothing is granted that its holder lacks,
-//!    and no key is changed that holds more.
+//! 3. Through a handle that is [limited](ApiKeys::within), nothing is granted that its holder
+//!    lacks, and no key is changed that holds more.
 //! 4. Before a method returns, this process has forgotten what it knew of the key. A method that
 //!    was begun runs to its end even if whoever called it goes away.
 //! 5. Before a method returns, other instances have been notified over the bus. Where that fails,
@@ -345,9 +345,10 @@ impl ApiKeys {
     /// Ends the background task, writes the use gathered so far and gives back all credits that
     /// were leased and not spent. Call it when the server has answered its last request.
     ///
-    /// Returns within `deadline`, and as soon as all is written. A store that fails is tried again until
-    /// then. One that does not answer, also to a flush that is under way, is given up after a third of it
-    /// and tried again. Ten seconds leave room for that within the thirty that orchestrators usually grant.
+    /// Returns within `deadline`, and as soon as all is written. A store that fails is tried again
+    /// until then. One that does not answer, also to a flush that is under way, is given up after a
+    /// third of it and tried again. Ten seconds leave room for that within the thirty that
+    /// orchestrators usually grant.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -55,6 +55,14 @@ impl StoreError {
         }
     }
 
+    /// The text of the cause, without the causes behind it; that of the error itself where it has
+    /// none.
+    #[cfg(any(feature = "postgres", feature = "sqlite"))]
+    pub(crate) fn reason(&self) -> String {
+        let source = self.source.as_deref();
+        source.map_or_else(|| self.to_string(), ToString::to_string)
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind

@@ -88,7 +88,8 @@ pub struct StoredKey {
 ///    transaction.
 /// 3. A digest or id that exists already is a [`StoreErrorKind::Duplicate`] error, also when the
 ///    credential has long ended: no secret can come back under another key. Only a change
-///    [removes](KeyChange::remove_credentials) credentials; the registry never names an imported one.
+///    [removes](KeyChange::remove_credentials) credentials; the registry never names an imported
+///    one.
 /// 4. [`apply`](Self::apply) changes nothing unless the stored version is the expected one. Of
 ///    any number of concurrent changes computed from one version exactly one is applied.
 /// 5. Times are kept to the microsecond.
@@ -96,10 +97,10 @@ pub struct StoredKey {
 ///    [`insert`](Self::insert) does, but passes over those that are duplicates, of stored keys or
 ///    of earlier ones in the batch: they leave no trace and are told apart from those that were
 ///    written. After an error the same batch can be given again.
-/// 7. [`insert`](Self::insert), [`insert_all`](Self::insert_all), and a change to the version that its own
-///    [`CreditPlan`](crate::CreditPlan) names, [set](CreditBalance::set) the balance of the key, at
-///    the time of the event. A change to any other version leaves the balance as it is, unless
-///    there is no plan any more: then it goes.
+/// 7. [`insert`](Self::insert), [`insert_all`](Self::insert_all), and a change to the version that
+///    its own [`CreditPlan`](crate::CreditPlan) names, [set](CreditBalance::set) the balance of the
+///    key, at the time of the event. A change to any other version leaves the balance as it is,
+///    unless there is no plan any more: then it goes.
 /// 8. Of any number of concurrent calls of [`take_credits`](Self::take_credits) each takes what no
 ///    other one takes, and nothing that is not there. What is [given
 ///    back](Self::give_back_credits) goes to the balance it was taken from, or to none.
@@ -161,9 +162,9 @@ pub trait KeyRepository: KeyStore {
         to: Timestamp,
     ) -> Result<Vec<UsageBucket>, StoreError>;
 
-    /// A page of at most `limit` events of a key, newest first, in the reverse of the order in which
-    /// they were written. With `before`, which is the [`next`](EventPage::next) of another page,
-    /// only events that are older than that page.
+    /// A page of at most `limit` events of a key, newest first, in the reverse of the order in
+    /// which they were written. With `before`, which is the [`next`](EventPage::next) of another
+    /// page, only events that are older than that page.
     async fn events(
         &self,
         id: KeyId,

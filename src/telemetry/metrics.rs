@@ -25,8 +25,8 @@ const CREDIT_RETURNS: &str = "api_key_credit_returns_total";
 const CREDITS: &str = "api_key_credits_total";
 const USAGE_FLUSHES: &str = "api_key_usage_flushes_total";
 
-/// Tells the installed recorder what each metric means, which exporters pass on. Call it once, after
-/// the recorder is installed.
+/// Tells the installed recorder what each metric means, which exporters pass on. Call it once,
+/// after the recorder is installed.
 pub fn describe() {
     let counter = |name: &'static str, text: &'static str| {
         metrics::describe_counter!(name, Unit::Count, text);

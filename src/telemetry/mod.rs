@@ -16,12 +16,12 @@
 //!
 //! Never a secret, and never a digest. A flood of bad keys does not flood the logs: of bad
 //! credentials, of refused keys, of keys disabled for being sent in clear text and of outages, 20 a
-//! second each are told, and with the next one how many were left out (`untold`).
+//! second each are written, and the next one says how many were left out (`untold`).
 //!
 //! # Metrics
 //!
-//! By the [`metrics`](https://docs.rs/metrics) facade, with the feature `metrics`. Install a recorder
-//! before the first request. No label has more than a few values: none is the id of a key.
+//! By the [`metrics`](https://docs.rs/metrics) facade, with the feature `metrics`. Install a
+//! recorder before the first request. No label has more than a few values: none is the id of a key.
 //!
 //! | name | kind | labels |
 //! | --- | --- | --- |

@@ -65,8 +65,8 @@ impl<S> ScriptedStore<S> {
         }
     }
 
-    /// Has `replica` answer [`find`](KeyStore::find), as it may where a store reads from replicas: late, or never
-    /// up to date again. Default: the store itself answers.
+    /// Has `replica` answer [`find`](KeyStore::find), as it may where a store reads from replicas:
+    /// late, or never up to date again. Default: the store itself answers.
     #[must_use]
     pub fn replica(mut self, replica: impl KeyStore) -> Self {
         self.replica = Some(Arc::new(replica));

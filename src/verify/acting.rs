@@ -1,7 +1,7 @@
 //! The key in whose name something is changed, decided on again before each change.
 //!
-//! A request is verified by its head, and its body may follow much later. A thief who opens a request
-//! and holds the body back could otherwise still act after the stolen key was revoked:
+//! A request is verified by its head, and its body may follow much later. A thief who opens a
+//! request and holds the body back could otherwise still act after the stolen key was revoked:
 //!
 //! ```text
 //! thief     head: verified ──────────── … ──────────── body ── change
@@ -68,8 +68,8 @@ impl ActingKey {
     ///
     /// # Errors
     ///
-    /// [`StoreError`] where the store fails, and within it the [`Denial`] of a key that is no longer
-    /// good.
+    /// [`StoreError`] where the store fails, and within it the [`Denial`] of a key that is no
+    /// longer good.
     pub(crate) async fn scopes_now(&self) -> Result<Result<ScopeSet, Denial>, StoreError> {
         let known = self.principal.key();
         #[cfg(feature = "testing")]

@@ -19,8 +19,9 @@ pub struct Attempt<'a> {
 pub(crate) struct Origin {
     /// Address of the client, which a key may have to be allowed for.
     pub(crate) address: Option<IpAddr>,
-    /// Address that failed attempts count for: the client's, or that of the nearest proxy to a client
-    /// that nobody names. Otherwise a client that hides its address could try keys without end.
+    /// Address that failed attempts count for: the client's, or that of the nearest proxy to a
+    /// client that nobody names. Otherwise a client that hides its address could try keys without
+    /// end.
     pub(crate) accountable: Option<IpAddr>,
 }
 

@@ -12,12 +12,13 @@ use crate::record::KeyId;
 use crate::requirements::Requirements;
 
 impl Verifier {
-    /// Returns the key to be disabled after `text` was sent in clear text: an active one of a secret
-    /// kind that `needs` accept.
+    /// Returns the key to be disabled after `text` was sent in clear text: an active one of a
+    /// secret kind that `needs` accept.
     ///
-    /// Everything else that is no good key counts as a failed attempt, and an address with too many of
-    /// them causes no lookup. So a stranger learns no more than by trying keys over TLS, and asks no more
-    /// of the store. A text that needs a lookup while no permit of `lookups` is free is passed over.
+    /// Everything else that is no good key counts as a failed attempt, and an address with too many
+    /// of them causes no lookup. So a stranger learns no more than by trying keys over TLS, and
+    /// asks no more of the store. A text that needs a lookup while no permit of `lookups` is free
+    /// is passed over.
     pub(crate) async fn find_exposed(
         &self,
         text: &[u8],

@@ -1,9 +1,9 @@
 //! Layers further inside, which an outer layer's denial has to know of.
 //!
-//! An outer layer decides before a request gets to the inner ones. Over a limit of its own it knows when
-//! that one has room, but not when theirs have. A client that obeys "1 second" would then be refused by
-//! an inner limit for another 56. So each inner layer leaves a note of what it asks for at the route that
-//! was reached. A denial at the same route is made for all of them together.
+//! An outer layer decides before a request gets to the inner ones. Over a limit of its own it knows
+//! when that one has room, but not when theirs have. A client that obeys "1 second" would then be
+//! refused by an inner limit for another 56. So each inner layer leaves a note of what it asks for
+//! at the route that was reached. A denial at the same route is made for all of them together.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
@@ -42,8 +42,9 @@ impl Verifier {
         layers.note(route, around + 1, needs);
     }
 
-    /// The denial that counts inner layers in, if any are known on one of `routes`, for a layer that is
-    /// within the one that `outer` comes from, or is the outermost. `None`, where nothing is added.
+    /// The denial that counts inner layers in, if any are known on one of `routes`, for a layer
+    /// that is within the one that `outer` comes from, or is the outermost. `None`, where nothing
+    /// is added.
     pub(crate) fn deny_for_inner<R: Hash>(
         &self,
         denial: &Denial,
@@ -79,7 +80,8 @@ impl Verifier {
             Bill::on_top(&Arc::new(admission), needs, now).planned()
         });
         let whole = bill.foresee(key, &parts.limiter, true);
-        // Where something was given back meanwhile, or Redis knows more, what was found first holds.
+        // Where something was given back meanwhile, or Redis knows more, what was found first
+        // holds.
         let is_longer = whole.retry_after().is_none_or(|whole| whole >= wait);
         (!whole.is_admitted() && is_longer).then(|| Denial::rate_limited(whole).of_key(key))
     }

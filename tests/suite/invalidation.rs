@@ -1,20 +1,22 @@
 //! What other instances change.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+mod files;
+mod publishing;
+mod scripted_bus;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::{AssertSqlSafe, SqlitePool};
-use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tower_api_key::testing::{ManualClock, ScriptedStore};
 use tower_api_key::{
     ApiKeys, BusError, DenialKind, DenialReason, InProcessBus, Invalidation, InvalidationBus,
-    Issued, KeyDigest, KeyStore, KeyUpdate, MemoryStore, NewKey, SqliteStore, StoreError,
-    StoredKey, Subscription,
+    Issued, KeyDigest, KeyStore, MemoryStore, NewKey, StoreError, StoredKey, Subscription,
 };
 
+pub(crate) use self::scripted_bus::ScriptedBus;
 use crate::core_support::{NANOSECOND, SECOND, almost, refusal, settle, verify};
 
 const SILENCE: Duration = Duration::from_secs(5);
@@ -249,92 +251,6 @@ async fn proofs_keep_the_trust_in_what_was_read_long_ago() {
     assert_eq!(here.store.lookups(), 3);
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_could_not_be_published_is_made_up_for() {
-    let (memory, bus) = (MemoryStore::new(), ScriptedBus::new());
-    let here = Instance::of(&memory, bus.clone());
-    bus.refuse_to_publish(true);
-    let issued = here.issue().await;
-    let id = issued.key().record.id;
-    for _ in 0..20 {
-        // One of them fails while another is being made up for.
-        tokio::time::sleep(SECOND / 4).await;
-        here.keys.disable(id).await.unwrap();
-        here.keys.enable(id).await.unwrap();
-    }
-    here.keys.revoke(id).await.unwrap();
-    assert!(bus.published().is_empty());
-    bus.refuse_to_publish(false);
-    assert!(eventually(async || !bus.published().is_empty()).await);
-    assert_eq!(bus.published(), ["*"]);
-    tokio::time::sleep(SECOND * 10).await;
-    assert_eq!(bus.published(), ["*"], "once is enough");
-}
-
-#[tokio::test]
-async fn a_change_that_could_not_be_published_says_so_until_it_is() {
-    let (memory, bus) = (MemoryStore::new(), ScriptedBus::new());
-    let here = Instance::of(&memory, bus.clone());
-    let there = Instance::of(&memory, bus.clone());
-    let issued = here.issue().await;
-    assert!(issued.is_propagated());
-    let id = issued.key().record.id;
-    assert!(there.accepts(&issued).await);
-
-    // Only this instance is cut off: to the other one the bus is as good as ever.
-    bus.refuse_to_publish(true);
-    let rename = || KeyUpdate::new().name("renamed");
-    assert!(
-        !here
-            .keys
-            .update(id, rename())
-            .await
-            .unwrap()
-            .is_propagated()
-    );
-    assert!(!here.keys.disable(id).await.unwrap().is_propagated());
-    assert!(!here.keys.enable(id).await.unwrap().is_propagated());
-    let rotated = here.keys.rotate(id, Duration::ZERO).await.unwrap();
-    assert!(!rotated.is_propagated());
-    let digest = KeyDigest::sha256("elsewhere");
-    let imported = here.keys.import(NewKey::named("x"), digest, "").await;
-    assert!(!imported.unwrap().is_propagated());
-    let revoked = here.keys.revoke(id).await.unwrap();
-    assert!(!revoked.is_propagated() && revoked.record.revoked_at.is_some());
-    assert!(!here.accepts(&rotated).await);
-    assert!(there.accepts(&issued).await, "it cannot know yet");
-    // It changes nothing any more, and the others do not know it any better.
-    assert!(!here.keys.revoke(id).await.unwrap().is_propagated());
-
-    // The same call again is how to notify them, also on another instance.
-    bus.refuse_to_publish(false);
-    let again = there.keys.revoke(id).await.unwrap();
-    assert!(again.is_propagated());
-    assert_eq!(*again, *revoked);
-    assert!(
-        bus.published()
-            .iter()
-            .any(|text| text.starts_with(&id.to_string()))
-    );
-    assert!(there.refuses_soon(&issued).await);
-}
-
-#[tokio::test]
-async fn a_change_is_propagated_when_the_bus_that_is_trusted_has_it() {
-    let buses = || (ScriptedBus::new(), ScriptedBus::new());
-    for (first_refuses, second_refuses) in [(false, true), (true, false), (false, false)] {
-        let (first, second) = buses();
-        first.refuse_to_publish(first_refuses);
-        second.refuse_to_publish(second_refuses);
-        let builder = ApiKeys::builder(MemoryStore::new()).bus(first).bus(second);
-        let issued = builder.build().issue(NewKey::named("x")).await.unwrap();
-        assert_eq!(issued.is_propagated(), !first_refuses);
-    }
-    let alone = ApiKeys::builder(MemoryStore::new()).build();
-    let issued = alone.issue(NewKey::named("x")).await.unwrap();
-    assert!(issued.is_propagated(), "there is nobody else");
-}
-
 #[tokio::test]
 async fn of_several_buses_all_are_heard_and_the_first_is_trusted() {
     let (memory, first, second) = (MemoryStore::new(), ScriptedBus::new(), ScriptedBus::new());
@@ -559,213 +475,5 @@ impl KeyStore for Replicated {
     async fn find_latest(&self, _: &KeyDigest) -> Result<Option<StoredKey>, StoreError> {
         self.primary.fetch_add(1, Ordering::Relaxed);
         Ok(None)
-    }
-}
-
-#[tokio::test]
-async fn what_another_process_changes_in_a_file_is_noticed() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("keys.db");
-    let path = path.to_str().unwrap();
-    let store = SqliteStore::open(path).await.unwrap();
-    let other = SqlitePool::connect(&format!("sqlite:{path}"))
-        .await
-        .unwrap();
-    let keys = ApiKeys::builder(store.clone()).build();
-    let issue = async || {
-        let issued = keys
-            .issue(NewKey::named("x").scopes(["orders:read"]))
-            .await
-            .unwrap();
-        assert!(
-            verify(keys.verifier(), issued.secret().expose())
-                .await
-                .is_ok()
-        );
-        issued
-    };
-    for change in [
-        "UPDATE tower_api_key_keys SET revoked_at = 0",
-        "UPDATE tower_api_key_credentials SET expires_at = 0",
-        "DELETE FROM tower_api_key_credentials",
-    ] {
-        let issued = issue().await;
-        sqlx::query(change).execute(&other).await.unwrap();
-        let refused = async || {
-            verify(keys.verifier(), issued.secret().expose())
-                .await
-                .is_err()
-        };
-        assert!(eventually(refused).await, "{change}");
-    }
-    // More at once than the table of changes keeps.
-    let issued = issue().await;
-    let numbers =
-        "WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < 1500)";
-    let many = format!(
-        "{numbers} INSERT INTO tower_api_key_changes (key_id) SELECT 'key_00000000000000000000000000' FROM number"
-    );
-    let mut transaction = other.begin().await.unwrap();
-    for change in ["UPDATE tower_api_key_keys SET enabled = 0", &many] {
-        sqlx::query(AssertSqlSafe(change))
-            .execute(&mut *transaction)
-            .await
-            .unwrap();
-    }
-    transaction.commit().await.unwrap();
-    let refused = async || {
-        verify(keys.verifier(), issued.secret().expose())
-            .await
-            .is_err()
-    };
-    assert!(eventually(refused).await);
-}
-
-#[tokio::test]
-async fn a_note_of_use_is_no_change() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("keys.db");
-    let store = SqliteStore::open(path.to_str().unwrap()).await.unwrap();
-    let keys = ApiKeys::builder(store.clone()).build();
-    let issued = keys
-        .issue(NewKey::named("x").scopes(["orders:read"]))
-        .await
-        .unwrap();
-    verify(keys.verifier(), issued.secret().expose())
-        .await
-        .unwrap();
-    let mut changes = store.bus().unwrap().subscribe().await.unwrap();
-    keys.flush().await.unwrap();
-    let key = keys.get(issued.key().record.id).await.unwrap();
-    assert!(key.last_used_at().is_some());
-    assert_eq!(changes.next(Instant::now()).await.unwrap(), None);
-    keys.disable(key.record.id).await.unwrap();
-    let soon = Instant::now() + SECOND;
-    let change = changes.next(soon).await.unwrap().unwrap();
-    assert_eq!(change.to_string(), key.record.id.to_string());
-}
-
-/// A bus that says and proves what a test tells it to, and nothing by itself.
-#[derive(Clone, Debug)]
-pub(crate) struct ScriptedBus(Arc<Script>);
-
-#[derive(Debug)]
-struct Script {
-    open: watch::Sender<bool>,
-    subscriptions: AtomicUsize,
-    /// How often a listener has asked for more.
-    asked: watch::Sender<usize>,
-    signals: broadcast::Sender<Signal>,
-    published: Mutex<Vec<String>>,
-    refuses: AtomicBool,
-}
-
-#[derive(Clone, Debug)]
-enum Signal {
-    Say(Invalidation),
-    Prove,
-    Fail,
-}
-
-impl ScriptedBus {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(Script {
-            open: watch::Sender::new(true),
-            subscriptions: AtomicUsize::new(0),
-            asked: watch::Sender::new(0),
-            signals: broadcast::Sender::new(16),
-            published: Mutex::default(),
-            refuses: AtomicBool::new(false),
-        }))
-    }
-
-    pub(crate) fn open(&self, open: bool) {
-        self.0.open.send_replace(open);
-    }
-
-    fn refuse_to_publish(&self, refuse: bool) {
-        self.0.refuses.store(refuse, Ordering::SeqCst);
-    }
-
-    pub(crate) fn published(&self) -> Vec<String> {
-        self.0.published.lock().unwrap().clone()
-    }
-
-    pub(crate) fn subscriptions(&self) -> usize {
-        self.0.subscriptions.load(Ordering::SeqCst)
-    }
-
-    /// Ends the subscription, which begins again when the bus is open.
-    pub(crate) async fn lose(&self) {
-        self.0.signals.send(Signal::Fail).unwrap();
-        settle().await;
-    }
-
-    /// How often a listener has asked for more.
-    pub(crate) fn asked(&self) -> usize {
-        *self.0.asked.borrow()
-    }
-
-    /// Waits until the listener has asked that often, and so has done what it was told before.
-    pub(crate) async fn heard(&self, times: usize) {
-        let mut asked = self.0.asked.subscribe();
-        asked.wait_for(|asked| *asked >= times).await.unwrap();
-    }
-
-    pub(crate) async fn say(&self, invalidation: &str) {
-        self.signal(Signal::Say(invalidation.parse().unwrap()))
-            .await;
-    }
-
-    pub(crate) async fn prove(&self) {
-        self.signal(Signal::Prove).await;
-    }
-
-    pub(crate) async fn fail(&self) {
-        self.signal(Signal::Fail).await;
-    }
-
-    async fn signal(&self, signal: Signal) {
-        let before = *self.0.asked.borrow();
-        self.0.signals.send(signal).unwrap();
-        self.heard(before + 1).await;
-    }
-}
-
-#[async_trait]
-impl InvalidationBus for ScriptedBus {
-    async fn subscribe(&self) -> Result<Box<dyn Subscription>, BusError> {
-        let mut open = self.0.open.subscribe();
-        open.wait_for(|open| *open).await.unwrap();
-        self.0.subscriptions.fetch_add(1, Ordering::SeqCst);
-        let signals = self.0.signals.subscribe();
-        Ok(Box::new(ScriptedListener(self.clone(), signals)))
-    }
-
-    async fn publish(&self, invalidation: &Invalidation) -> Result<(), BusError> {
-        if self.0.refuses.load(Ordering::SeqCst) {
-            return Err(BusError::new("the test says so"));
-        }
-        self.0
-            .published
-            .lock()
-            .unwrap()
-            .push(invalidation.to_string());
-        let _ = self.0.signals.send(Signal::Say(invalidation.clone()));
-        Ok(())
-    }
-}
-
-struct ScriptedListener(ScriptedBus, broadcast::Receiver<Signal>);
-
-#[async_trait]
-impl Subscription for ScriptedListener {
-    async fn next(&mut self, _: Instant) -> Result<Option<Invalidation>, BusError> {
-        self.0.0.asked.send_modify(|asked| *asked += 1);
-        match self.1.recv().await.unwrap() {
-            Signal::Say(invalidation) => Ok(Some(invalidation)),
-            Signal::Prove => Ok(None),
-            Signal::Fail => Err(BusError::new("the test says so")),
-        }
     }
 }

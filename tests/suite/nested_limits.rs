@@ -1,4 +1,4 @@
-//! What answers say of limits where several layers, or a key and a route, have some.
+//! Limits in answers, where several layers, or a key and a route, have some.
 
 use std::time::Duration;
 
@@ -52,7 +52,8 @@ async fn obey(bench: &Bench, app: &Router, path: &str, key: &str, answer: &Answe
     assert_eq!(send(app, of(path, key)).await.status, 200, "too early");
 }
 
-/// A key of three requests in two seconds, and layers around `/scarce`, where one is admitted a minute.
+/// A key of three requests in two seconds, and layers around `/scarce`, where one is admitted a
+/// minute.
 struct Case {
     bench: Bench,
     key: String,
@@ -218,7 +219,8 @@ async fn an_inner_cost_is_counted_in() {
     assert_eq!((never.status, never.header("retry-after")), (429, None));
     assert!(never.body.contains("cannot succeed"), "{never:?}");
     obey(&bench, &app, "/dear", &key, &denied).await;
-    // Now all but four were used lately, and the one of the cheap ones comes back long before six do.
+    // Now all but four were used lately, and the one of the cheap ones comes back long before six
+    // do.
     for _ in 0..4 {
         send(&app, of("/cheap", &key)).await;
     }

@@ -15,8 +15,8 @@ use jiff::Timestamp;
 
 /// Shows a key's credits, or sets them
 ///
-/// What is set holds from now on, whatever was left. Servers that have leased some of the older ones
-/// can spend those until they notice the change.
+/// What is set holds from now on, whatever was left. Servers that have leased some of the older
+/// ones can spend those until they notice the change.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     tower-api-key credits key_01JD8Z6V4M3T2R1Q0P9N8K7J6H\n  \

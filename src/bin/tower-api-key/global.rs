@@ -12,7 +12,8 @@ use crate::values;
 pub(crate) struct Global {
     /// The database: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`
     ///
-    /// A path alone is one of SQLite, and any other scheme is refused. The variable keeps a password out of the list of processes.
+    /// A path alone is one of SQLite, and any other scheme is refused. The variable keeps a
+    /// password out of the list of processes.
     #[arg(
         long,
         global = true,

@@ -36,7 +36,7 @@ pub(crate) struct PageBody<'a> {
     pub(crate) next_cursor: Option<KeyId>,
 }
 
-/// A key that belongs into a listing and cannot be read.
+/// A key that belongs in a listing and cannot be read.
 #[derive(Serialize)]
 pub(crate) struct UnreadableBody<'a> {
     id: &'a str,

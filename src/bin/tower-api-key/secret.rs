@@ -10,8 +10,8 @@ use crate::veil::veiled;
 /// No key is nearly that long, and whatever is longer is another file.
 const MOST: usize = 4_096;
 
-/// Reads the one secret in a file, or on standard input for `-`. Never an argument: those are in the
-/// list of processes and in the shell's history.
+/// Reads the one secret in a file, or on standard input for `-`. Never an argument: those are in
+/// the list of processes and in the shell's history.
 pub(crate) fn read(path: &str) -> Result<Zeroizing<String>, Failure> {
     // The path may be the secret itself, where somebody took one for the other.
     let what = format!("the secret in {:?}", veiled(path));

@@ -34,8 +34,8 @@ impl Counters {
 }
 
 /// The open counters. Only those to which the limiter's table leads are ever opened, and they are
-/// emptied when it leads there no more: so whoever remembers them finds nothing to charge, and looks
-/// for the subject's present ones.
+/// emptied when it leads there no more: so whoever remembers them finds nothing to charge, and
+/// looks for the subject's present ones.
 #[derive(Clone, Default)]
 pub(super) struct State {
     counters: SmallVec<[Counter; 1]>,

@@ -43,8 +43,8 @@ impl Shard {
         self.subjects.insert(subject.clone(), counters);
     }
 
-    /// Opens the counters that `charges` of `subject` need. The subject may have been evicted before,
-    /// so a counter that is not open starts with what the overflow holds for it.
+    /// Opens the counters that `charges` of `subject` need. The subject may have been evicted
+    /// before, so a counter that is not open starts with what the overflow holds for it.
     pub(super) fn open(
         &self,
         state: &mut State,
@@ -110,7 +110,7 @@ impl Shard {
     }
 }
 
-/// What evicted subjects used, in cells that several subjects share: a count-min sketch of windows.
+/// Use of evicted subjects, in cells that several subjects share: a count-min sketch of windows.
 ///
 /// Each subject has two cells, and both hold at least what it had used. So the one that holds less
 /// is enough to start with, and most subjects have a cell in which others used little.
@@ -125,7 +125,7 @@ impl Overflow {
     const SUBJECTS_PER_CELL: usize = 4;
     const LEAST_CELLS: usize = 16;
 
-    /// What a subject may have used in a window of that length; none where it is nothing.
+    /// The most that a subject may have used in a window of that length; none where it is nothing.
     fn used(&self, hash: u64, seconds: u32, now_nanos: u64) -> Option<Window> {
         let [one, other] = self.cells_of(hash)?.map(|cell| {
             let of_length = |window: &&Window| window.window_seconds() == seconds;

@@ -17,16 +17,17 @@ use crate::limit::LocalLimiter;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OutagePolicy {
-    /// Each instance admits a share of every quota by itself. What it was granted in the last window
-    /// counts in its share, and what Redis was last known to have counted for all instances counts in
-    /// the quota. All instances together then admit at most their number times the share, beside what
-    /// Redis has granted before: with two instances and the default, no more than one quota.
+    /// Each instance admits a share of every quota by itself. What it was granted in the last
+    /// window counts in its share, and what Redis was last known to have counted for all instances
+    /// counts in the quota. All instances together then admit at most their number times the share,
+    /// in addition to what Redis has granted before: with two instances and the default, no more
+    /// than one quota.
     ///
-    /// Shares are whole units that add up to the quota: with 25 %, one of four instances has the only
-    /// unit of a quota of 1. For that each instance takes an ordinal in Redis when it connects, holds
-    /// it for ten minutes, and renews it three times a minute. The share of an instance without an
-    /// ordinal is rounded down. That is one that started in the outage, or one of more than 100 divided
-    /// by the percentage. After ten minutes of outage it is each of them.
+    /// Shares are whole units that add up to the quota: with 25 %, one of four instances has the
+    /// only unit of a quota of 1. For that each instance takes an ordinal in Redis when it
+    /// connects, holds it for ten minutes, and renews it three times a minute. The share of an
+    /// instance without an ordinal is rounded down. That is one that started in the outage, or one
+    /// of more than 100 divided by the percentage. After ten minutes of outage it is each of them.
     Local {
         /// The share in percent, from 1 to 100; others are taken as the nearest of these.
         percent: u8,
@@ -122,14 +123,14 @@ impl RedisLimiterBuilder {
 
     /// Connects within two seconds, and takes an ordinal for [`OutagePolicy::Local`] within two more.
     ///
-    /// While Redis cannot be reached the limiter works all the same: it follows the
-    /// [outage policy](Self::on_outage), says so in the log, and connects in the background. So an instance
+    /// While Redis cannot be reached the limiter works all the same: it follows the [outage
+    /// policy](Self::on_outage), says so in the log, and connects in the background. So an instance
     /// can start in an outage of Redis.
     ///
     /// # Errors
     ///
-    /// [`ConnectError`] when a URL or the prefix is no good, or when Redis refuses the client, as with a
-    /// wrong password.
+    /// [`ConnectError`] when a URL or the prefix is no good, or when Redis refuses the client, as
+    /// with a wrong password.
     pub async fn connect(self) -> Result<RedisLimiter, ConnectError> {
         if self.key_prefix.contains(['{', '}']) {
             let what = "the key prefix has a brace, which would spread a subject over a cluster";

@@ -78,7 +78,7 @@ impl Counter {
         }
     }
 
-    /// What was granted, as it is reported to Redis: times in microseconds, and the units that may
+    /// The grants, as they are reported to Redis: times in microseconds, and the units that may
     /// have been spent until then.
     pub(super) fn grants(&self, redis_now: u64) -> SmallVec<[(u64, u64); 4]> {
         at(self.granted, redis_now)
@@ -126,8 +126,9 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// Whether Redis has said this before `other`: questions and answers overtake each other. Unless
-    /// one was asked after the other was answered, its own clock tells, which may be set back.
+    /// Whether Redis has said this before `other`: questions and answers overtake each other.
+    /// Unless one was asked after the other was answered, its own clock tells, which may be set
+    /// back.
     fn is_before(self, other: Self) -> bool {
         self.redis_now < other.redis_now && self.asked_at < other.received_at
     }

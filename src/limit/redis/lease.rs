@@ -89,7 +89,7 @@ impl Lease {
         now < self.until && self.units < self.low
     }
 
-    /// Whether it holds neither units that may be spent nor units to give back.
+    /// Returns whether it holds neither units that may be spent nor units to give back.
     pub(super) fn is_empty(&self) -> bool {
         self.units == 0 && self.unspent.is_none()
     }
@@ -195,8 +195,8 @@ impl Lease {
         }
     }
 
-    /// Keeps units until they are given back. Of two times the later one is kept: its units would be
-    /// counted for longer.
+    /// Keeps units until they are given back. Of two times the later one is kept: its units would
+    /// be counted for longer.
     pub(super) fn retire(&mut self, units: Unspent) {
         match &mut self.unspent {
             Some(kept) if kept.time == units.time => kept.units += units.units,
@@ -206,8 +206,8 @@ impl Lease {
     }
 }
 
-/// How many units are asked for lately: a sum that loses half of itself in each [`Rate::half_life`],
-/// and so is twice what came in during one if that came steadily.
+/// How many units are asked for lately: a sum that loses half of itself in each
+/// [`Rate::half_life`], and so is twice what came in during one if that came steadily.
 #[derive(Default)]
 pub(super) struct Rate {
     /// In 1,024ths of a unit.
@@ -240,8 +240,8 @@ impl Rate {
     /// The units to hold at `now` for requests of this cost, when the sub-window lasts `left` more
     /// nanoseconds.
     ///
-    /// They are the units that are expected to be spent until then, and three times the square root of
-    /// these: chance hardly ever exceeds it. Where too few requests are expected in a whole
+    /// They are the units that are expected to be spent until then, and three times the square root
+    /// of these: chance hardly ever exceeds it. Where too few requests are expected in a whole
     /// sub-window, there are none.
     pub(super) fn batch(&self, cost: u64, now: u64, left: u64, part_nanos: u64) -> u64 {
         let within = |time: u64| {

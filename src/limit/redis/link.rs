@@ -34,9 +34,9 @@ enum Connection {
     Single(ConnectionManager),
 }
 
-/// One for calls, which are sent again where a slot has moved or a connection was lost, and may then
-/// charge twice but never too little. And one for refunds and calls that give units back, which are
-/// sent once: twice would give back units of others.
+/// One for calls, which are sent again where a slot has moved or a connection was lost, and may
+/// then charge twice but never too little. And one for refunds and calls that give units back,
+/// which are sent once: twice would give back units of others.
 #[derive(Clone)]
 struct Cluster<T> {
     calls: T,
@@ -83,8 +83,8 @@ impl Link {
         }
     }
 
-    /// Connects, or goes on trying in the background while Redis cannot be reached. Returns whether it is
-    /// connected.
+    /// Connects, or goes on trying in the background while Redis cannot be reached. Returns whether
+    /// it is connected.
     ///
     /// # Errors
     ///
@@ -191,8 +191,9 @@ impl Link {
         }
     }
 
-    /// Makes a new connection in the background, to take the place of one that no answer came from. The
-    /// other end of the old one may be gone without a word, or be a server that is not the primary any more.
+    /// Makes a new connection in the background, to take the place of one that no answer came from.
+    /// The other end of the old one may be gone without a word, or be a server that is not the
+    /// primary any more.
     pub(super) fn renew(self: &Arc<Self>) {
         if self.renewing.swap(true, Ordering::SeqCst) {
             return;
@@ -238,11 +239,10 @@ impl Target {
             }
         }
     }
-}
 
-impl Target {
-    /// Returns whether a server that was asked for TLS answers without it. To such a server the beginning of
-    /// a handshake is half a command, which it does not answer. It is sent no credentials.
+    /// Returns whether a server that was asked for TLS answers without it. To such a server the
+    /// beginning of a handshake is half a command, which it does not answer. It is sent no
+    /// credentials.
     async fn answers_in_clear_text(&self) -> bool {
         let Self::Single(client) = self else {
             return false;

@@ -1,8 +1,8 @@
 //! Limits that are counted in Redis, for all instances of a service together.
 //!
 //! - `acquire.lua` and its like are the policy, in Redis; `wire` is what is said to them.
-//! - `link` is the way there, and `gate` decides whether it is taken. `request` is a request on that way,
-//!   and `flight` a call, which is followed to its end even if its request is gone.
+//! - `link` is the way there, and `gate` decides whether it is taken. `request` is a request on
+//!   that way, and `flight` a call, which is followed to its end even if its request is gone.
 //! - `ledger` is what an instance knows and holds of one subject, and all that follows from it; it
 //!   has no clock and does no input or output. `counter` and `lease` are its parts, and `table`
 //!   has one for each subject.
@@ -43,8 +43,8 @@ pub use self::builder::{ConnectError, OutagePolicy, RedisLimiterBuilder};
 /// Limits that all instances of a service share, counted in Redis (6.2 or later), Valkey, or a
 /// cluster of either. Cloning costs a reference count.
 ///
-/// It decides as the [`LocalLimiter`](super::LocalLimiter) does, by the clock of Redis: those of the
-/// instances may be as wrong as they like.
+/// It decides as the [`LocalLimiter`](super::LocalLimiter) does, by the clock of Redis: those of
+/// the instances may be as wrong as they like.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -65,14 +65,14 @@ pub use self::builder::{ConnectError, OutagePolicy, RedisLimiterBuilder};
 ///
 /// *Strict*, the default, asks Redis about each request: one command, whatever the number of
 /// limits. *Leased* takes units of busy keys in batches, and spends them without asking. A batch is
-/// what this instance is expected to spend until the sub-window ends (1/16 of the window), or within
-/// four seconds if that is shorter, with a reserve for chance. It is at most an eighth of the quota.
-/// Leased units are counted when they are leased, and may be spent until the sub-window ends that
-/// counts them. What is left then, or when the traffic falls, is given back to Redis. A key with less
-/// than about two requests in a sub-window is treated strictly.
+/// what this instance is expected to spend until the sub-window ends (1/16 of the window), or
+/// within four seconds if that is shorter, with a reserve for chance. It is at most an eighth of
+/// the quota. Leased units are counted when they are leased, and may be spent until the sub-window
+/// ends that counts them. What is left then, or when the traffic falls, is given back to Redis. A
+/// key with less than about two requests in a sub-window is treated strictly.
 ///
-/// At most 32 calls about one subject are on their way at a time. Requests beyond them share the next
-/// call, in both modes.
+/// At most 32 calls about one subject are on their way at a time. Requests beyond them share the
+/// next call, in both modes.
 ///
 /// In both, a request that is known to be denied is denied without asking, for up to ten seconds
 /// after Redis has last told how the limit stands.
@@ -84,19 +84,20 @@ pub use self::builder::{ConnectError, OutagePolicy, RedisLimiterBuilder};
 /// to run at the same speed as that of Redis within one in a thousand, which a machine does not do
 /// that is suspended while it holds a lease.
 ///
-/// When Redis *loses its data*, by a restart or by evicting keys, each instance reports again what it was granted, before it is
-/// granted more. So a window in which that happens holds, beyond the quota, at most what was granted
-/// to instances that have not asked about this subject since: because they have no traffic for it,
-/// are gone, or had their calls in flight. That is at most one quota for each loss; nothing where
-/// there is one instance that asks one request after the other. A fail-over that loses the last
-/// writes only is not noticed, and adds what was granted in these writes.
+/// When Redis *loses its data*, by a restart or by evicting keys, each instance reports again what
+/// it was granted, before it is granted more. So a window in which that happens holds, beyond the
+/// quota, at most what was granted to instances that have not asked about this subject since:
+/// because they have no traffic for it, are gone, or had their calls in flight. That is at most one
+/// quota for each loss; nothing where there is one instance that asks one request after the other.
+/// A fail-over that loses the last writes only is not noticed, and adds what was granted in these
+/// writes.
 ///
 /// While Redis *cannot be asked*, because it is down, answers with errors or takes longer than the
-/// deadline, requests follow the [`OutagePolicy`]. After five failures in a row nothing is called any
-/// more; one call each second tries whether Redis is back. With [`OutagePolicy::Local`] a window in
-/// which that happens holds, beyond the quota, at most the number of instances times their share. A
-/// Redis that has lost its data may have given ordinals twice, until their holders renew them within
-/// 20 seconds; an outage in this time adds at most one quota for each loss.
+/// deadline, requests follow the [`OutagePolicy`]. After five failures in a row nothing is called
+/// any more; one call each second tries whether Redis is back. With [`OutagePolicy::Local`] a
+/// window in which that happens holds, beyond the quota, at most the number of instances times
+/// their share. A Redis that has lost its data may have given ordinals twice, until their holders
+/// renew them within 20 seconds; an outage in this time adds at most one quota for each loss.
 ///
 /// *Overload* is no outage. At most 1,024 calls of an instance are on their way at a time. Requests
 /// beyond them wait, and are refused as unavailable when their deadline is over. No request waits
@@ -109,7 +110,7 @@ struct Inner {
     deadline: Duration,
     on_outage: OutagePolicy,
     key_prefix: String,
-    /// Whether requests wait while Redis has too much to do, or go on at once.
+    /// True if requests wait while Redis has too much to do; otherwise they go on at once.
     waits_for_room: bool,
     table: Table,
     gate: Arc<Gate>,
@@ -138,8 +139,8 @@ impl RedisLimiter {
     ///
     /// # Errors
     ///
-    /// [`LimiterOutage`] when Redis cannot be asked and the policy is [`OutagePolicy::Deny`], or when
-    /// more requests wait for Redis than it answers within the deadline.
+    /// [`LimiterOutage`] when Redis cannot be asked and the policy is [`OutagePolicy::Deny`], or
+    /// when more requests wait for Redis than it answers within the deadline.
     pub async fn acquire(
         &self,
         subject: &Subject,

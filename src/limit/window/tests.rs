@@ -71,8 +71,8 @@ fn moved(now: u64, step: i64, limit: &RateLimit) -> u64 {
     }
 }
 
-/// Whether some trailing window `(now - window, now]` of the log, which is in the order of time,
-/// holds more than `quota`.
+/// Returns whether some trailing window `(now - window, now]` of the log, which is in the order of
+/// time, holds more than `quota`.
 fn exceeds(log: &[(u64, u64)], quota: u64, window: u64) -> bool {
     let (mut first, mut held) = (0, 0);
     log.iter().any(|(end, cost)| {

@@ -8,8 +8,8 @@ use crate::store::sql::deadline::within;
 
 /// Deadlines of calls to the primary, and the connections that are kept free for requests.
 ///
-/// A change that is stuck holds its connection until the deadline. However many changes are stuck, the
-/// lookup of a request finds a connection.
+/// A change that is stuck holds its connection until the deadline. However many changes are stuck,
+/// the lookup of a request finds a connection.
 pub(super) struct Calls {
     deadline: Duration,
     /// A permit for each connection that calls of other kinds may take.

@@ -62,10 +62,10 @@ use crate::record::{
 ///
 /// # The database
 ///
-/// The tables are in a schema of their own, by default `tower_api_key`. Any number of instances that
-/// start at once make it, or bring it up to date, once. The role needs the right to create a schema
-/// in the database, or to own one that exists; where the tables are up to date it needs no more than
-/// to read and write them.
+/// The tables are in a schema of their own, by default `tower_api_key`. Any number of instances
+/// that start at once make it, or bring it up to date, once. The role needs the right to create a
+/// schema in the database, or to own one that exists; where the tables are up to date it needs no
+/// more than to read and write them.
 ///
 /// What has returned is on the disk, whatever `synchronous_commit` says: a revocation survives a
 /// power cut. A fail-over to a standby that is not synchronous can lose it, as any write.
@@ -73,14 +73,16 @@ use crate::record::{
 /// # Connections
 ///
 /// TLS takes the feature `postgres-tls`, and `sslmode=verify-full` in the URL: sqlx's default,
-/// `prefer`, checks no certificate, and falls back to plain text. `sslrootcert` names a file with the
-/// root of a provider that uses its own.
+/// `prefer`, checks no certificate, and falls back to plain text. `sslrootcert` names a file with
+/// the root of a provider that uses its own.
 ///
-/// An instance takes up to [`max_connections`](PostgresBuilder::max_connections), and two more for its
-/// bus: one listens, and the other one sends the notifications whose arrival proves that it can.
+/// An instance takes up to [`max_connections`](PostgresBuilder::max_connections), and two more for
+/// its bus: one listens, and the other one sends the notifications whose arrival proves that it
+/// can. Listings of keys, of use and of events take a quarter of the connections at most, so that
+/// lookups find one.
 ///
-/// A firewall may drop a connection without a word to either end. Each wait of this store is bounded, since
-/// sqlx sets no TCP keepalive on its sockets:
+/// A firewall may drop a connection without a word to either end. Each wait of this store is
+/// bounded, since sqlx sets no TCP keepalive on its sockets:
 ///
 /// | a connection that | is closed after |
 /// | --- | --- |
@@ -94,34 +96,36 @@ use crate::record::{
 /// `idle_in_transaction_session_timeout`, so that the row which it has locked can be changed again.
 ///
 /// # `PgBouncer`
-/// Listings of keys, of use and of events take a quarter of the connections at most, so that lookups
-/// find one.
 ///
 /// Statements are prepared once for each connection. A `PgBouncer` that pools transactions has to
 /// know them (`max_prepared_statements`, since its version 1.21), and refuses a
 /// [statement timeout](PostgresBuilder::statement_timeout).
 ///
-/// It also accepts `LISTEN` and delivers nothing. The bus notices that, says so in the log, and is not
-/// trusted: every key is then read again each [`max_bus_silence`](crate::CacheConfig::max_bus_silence).
-/// For notifications, connect to PostgreSQL itself, or to a `PgBouncer` that pools sessions.
+/// It also accepts `LISTEN` and delivers nothing. The bus notices that, says so in the log, and is
+/// not trusted: every key is then read again each
+/// [`max_bus_silence`](crate::CacheConfig::max_bus_silence). For notifications, connect to
+/// PostgreSQL itself, or to a `PgBouncer` that pools sessions.
 ///
 /// # Notifications
 ///
-/// Triggers notify listeners of each change of a key or credential on a [channel](Self::channel), in its
-/// own transaction and also where it was made by plain SQL; use alone is no change. A payload is `*` for
-/// everything, as after a change of more than 100 keys, or `key_… tag …`: the key's id, and for each
-/// of the credentials concerned the first 8 bytes of the digest as 16 hexadecimal digits.
+/// Triggers notify listeners of each change of a key or credential on a [channel](Self::channel),
+/// in its own transaction and also where it was made by plain SQL; use alone is no change. A
+/// payload is `*` for everything, as after a change of more than 100 keys, or `key_… tag …`: the
+/// key's id, and for each of the credentials concerned the first 8 bytes of the digest as 16
+/// hexadecimal digits.
 ///
-/// Plain SQL that changes a key, its credentials or its budget also raises the key's version, unless the
-/// statement does so itself. A change that the store has computed before is then not applied. A key that
-/// is deleted and inserted again goes on from its last version.
+/// Plain SQL that changes a key, its credentials or its budget also raises the key's version,
+/// unless the statement does so itself. A change that the store has computed before is then not
+/// applied. A key that is deleted and inserted again goes on from its last version.
 ///
-/// The triggers also run in a session whose `session_replication_role` is `replica`. Where they are switched
-/// off (`ALTER TABLE … DISABLE TRIGGER`), a change is in force after the cache's
-/// [`ttl`](crate::CacheConfig::ttl), and a change of the store that was computed before can undo it.
+/// The triggers also run in a session whose `session_replication_role` is `replica`. Where they are
+/// switched off (`ALTER TABLE … DISABLE TRIGGER`), a change is in force after the cache's
+/// [`ttl`](crate::CacheConfig::ttl), and a change of the store that was computed before can undo
+/// it.
 ///
 /// Plain SQL may lock rows in another order than the store, and PostgreSQL then ends one of the two
-/// transactions. One of the store is begun again, within its [deadline](PostgresBuilder::deadline).
+/// transactions. One of the store is begun again, within its
+/// [deadline](PostgresBuilder::deadline).
 #[derive(Clone)]
 pub struct PostgresStore {
     primary: PgPool,
@@ -147,8 +151,8 @@ impl PostgresStore {
     /// Keeps keys in the database of an application's own pool, in the schema `tower_api_key`. The
     /// pool's settings stay as they are; its `acquire_timeout` should be below the cache's
     /// [`lookup_deadline`](crate::CacheConfig::lookup_deadline), and a `statement_timeout` should
-    /// end what nobody waits for any more. The bus makes its two connections by the pool's options, without
-    /// its hooks.
+    /// end what nobody waits for any more. The bus makes its two connections by the pool's options,
+    /// without its hooks.
     ///
     /// # Errors
     ///

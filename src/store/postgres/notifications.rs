@@ -13,8 +13,9 @@ use crate::invalidation::{BusError, Invalidation, InvalidationBus, Subscription,
 
 /// Listens to the store's channel.
 ///
-/// Both connections of a listener are its own. In the store's pool a listener that has fallen silent
-/// would keep a place for good, and a pool that is busy with lookups would make a sound bus look dead.
+/// Both connections of a listener are its own. In the store's pool a listener that has fallen
+/// silent would keep a place for good, and a pool that is busy with lookups would make a sound bus
+/// look dead.
 pub(super) struct Notifications {
     /// The store's connections: how they are made, and whether the store is closed.
     pool: PgPool,
@@ -63,8 +64,8 @@ impl Notifications {
     }
 }
 
-/// Returns whether a pooler of transactions is between: statements of one connection go to the server
-/// process of the other one, or to changing processes.
+/// Returns whether a pooler of transactions is between: statements of one connection go to the
+/// server process of the other one, or to changing processes.
 ///
 /// The proof would find that out too. But by then the process of somebody else's next statement has
 /// executed `LISTEN`, and sends it notifications that it does not expect.
@@ -115,9 +116,10 @@ const UNHEARD: &str = "PostgreSQL accepts LISTEN, but a notification does not ar
 
 /// One end of the bus.
 ///
-/// A proof is a notification that has gone round. An answer to a statement proves nothing: a pooler that
-/// pools transactions answers each statement, over whichever connection is free, and drops notifications.
-/// One that this connection sends to itself would prove as little, because it comes with the answer.
+/// A proof is a notification that has gone round. An answer to a statement proves nothing: a pooler
+/// that pools transactions answers each statement, over whichever connection is free, and drops
+/// notifications. One that this connection sends to itself would prove as little, because it comes
+/// with the answer.
 struct Listener {
     listening: PgListener,
     sending: PgConnection,

@@ -35,11 +35,12 @@ enum ReplicaSource {
 /// up first.
 const FIRST_CONNECTION: Duration = Duration::from_secs(10);
 
-/// Time limit for the sign of life of an idle connection. Past it another connection is made in its place.
+/// Time limit for the sign of life of an idle connection. Past it another connection is made in its
+/// place.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(250);
 
-/// Silence of a client after which the server asks for a sign of life, and the time limit for that sign, in
-/// seconds.
+/// Silence of a client after which the server asks for a sign of life, and the time limit for that
+/// sign, in seconds.
 const SILENT_CLIENT: u32 = 30;
 
 impl PostgresBuilder {
@@ -61,19 +62,19 @@ impl PostgresBuilder {
         self
     }
 
-    /// A replica of the database that answers [`find`](crate::KeyStore::find), on connections of its
-    /// own. Everything else asks the primary, and so do lookups for five seconds after the replica
-    /// has failed, taken over half a second or was behind. Default: none.
+    /// A replica of the database that answers [`find`](crate::KeyStore::find), on connections of
+    /// its own. Everything else asks the primary, and so do lookups for five seconds after the
+    /// replica has failed, taken over half a second or was behind. Default: none.
     ///
-    /// It has to be a standby that replays the primary's write-ahead log (streaming replication). Each
-    /// answer says how far the standby has replayed, and counts only when that is what the primary
-    /// had written five seconds before, or more. So a replica that has stalled is left within five
-    /// seconds, also where the primary is idle. A server that cannot say how far it is, such as a
-    /// subscriber of logical replication, is never asked, and the log says so once; nor is a replica
-    /// while the primary does not answer.
+    /// It has to be a standby that replays the primary's write-ahead log (streaming replication).
+    /// Each answer says how far the standby has replayed, and counts only when that is what the
+    /// primary had written five seconds before, or more. So a replica that has stalled is left
+    /// within five seconds, also where the primary is idle. A server that cannot say how far it is,
+    /// such as a subscriber of logical replication, is never asked, and the log says so once; nor
+    /// is a replica while the primary does not answer.
     ///
-    /// A replica does not know yet what was issued or changed within these seconds; it takes no part
-    /// where [`find_latest`](crate::KeyStore::find_latest) is asked. Keep
+    /// A replica does not know yet what was issued or changed within these seconds; it takes no
+    /// part where [`find_latest`](crate::KeyStore::find_latest) is asked. Keep
     /// [`CacheConfig::replica_lag`](crate::CacheConfig::replica_lag) above five seconds.
     pub fn replica(mut self, url: impl Into<String>) -> Self {
         self.replica = Some(ReplicaSource::Url(url.into()));
@@ -87,8 +88,9 @@ impl PostgresBuilder {
     }
 
     /// At most this many connections to each server, made as they are needed. A lookup, a change
-    /// and a batch of use take one each. A quarter, and at least one, is kept for lookups where there
-    /// are several. The bus has two connections of its own for as long as it listens. Default: 10.
+    /// and a batch of use take one each. A quarter, and at least one, is kept for lookups where
+    /// there are several. The bus has two connections of its own for as long as it listens.
+    /// Default: 10.
     ///
     /// # Panics
     ///
@@ -114,20 +116,20 @@ impl PostgresBuilder {
     /// With it go limits for the server's side of a connection that has fallen silent: its TCP
     /// keepalive, and the idle time of a transaction, which is the [deadline](Self::deadline).
     ///
-    /// They are parameters of the connection. `PgBouncer` refuses those that it does not know: choose
-    /// none there, and set the limits for the role (`ALTER ROLE … SET statement_timeout`).
+    /// They are parameters of the connection. `PgBouncer` refuses those that it does not know:
+    /// choose none there, and set the limits for the role (`ALTER ROLE … SET statement_timeout`).
     pub fn statement_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.statement_timeout = timeout.into();
         self
     }
 
-    /// Sets the time limit of a call of the store, its wait for a connection included; a batch of new keys
-    /// has six times as long. Past it the call fails and its connection is closed, since a connection that a
-    /// firewall has dropped brings no answer and no error. Nobody knows then whether a change was made.
-    /// Default: 10 seconds.
+    /// Sets the time limit of a call of the store, its wait for a connection included; a batch of
+    /// new keys has six times as long. Past it the call fails and its connection is closed, since a
+    /// connection that a firewall has dropped brings no answer and no error. Nobody knows then
+    /// whether a change was made. Default: 10 seconds.
     ///
-    /// Choose more than the [statement timeout](Self::statement_timeout), after which a server that is
-    /// there says so. Lookups for requests have the shorter
+    /// Choose more than the [statement timeout](Self::statement_timeout), after which a server that
+    /// is there says so. Lookups for requests have the shorter
     /// [`lookup_deadline`](crate::CacheConfig::lookup_deadline) of the cache as well.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -139,9 +141,9 @@ impl PostgresBuilder {
     ///
     /// # Errors
     ///
-    /// [`StoreErrorKind::Unavailable`](crate::StoreErrorKind::Unavailable) when the schema's name or
-    /// a URL cannot be used, the server cannot be reached, or the tables cannot be made or were made
-    /// by a later version of this crate. A replica need not be reachable yet.
+    /// [`StoreErrorKind::Unavailable`](crate::StoreErrorKind::Unavailable) when the schema's name
+    /// or a URL cannot be used, the server cannot be reached, or the tables cannot be made or were
+    /// made by a later version of this crate. A replica need not be reachable yet.
     pub async fn connect(self, url: &str) -> Result<PostgresStore, StoreError> {
         let schema = Schema::new(&self.schema)?;
         let options = self.options(url)?;
@@ -233,8 +235,8 @@ impl PostgresBuilder {
         PgPoolOptions::new()
             .max_connections(self.max_connections)
             .acquire_timeout(self.acquire_timeout)
-            // In the place of the pool's own test, which has no time limit: behind a firewall that has
-            // dropped them, each idle connection would cost a call its whole time.
+            // In the place of the pool's own test, which has no time limit: behind a firewall that
+            // has dropped them, each idle connection would cost a call its whole time.
             .test_before_acquire(false)
             .before_acquire(move |connection, _| {
                 let answer = timeout(patience, connection.ping());

@@ -57,7 +57,8 @@ LEFT JOIN (
     LEFT JOIN {schema}.credits AS b USING (key_row)
 ) ON c.digest = $1";
 
-/// Finds a digest on a replica, and returns with it how far a standby has replayed the write-ahead log.
+/// Finds a digest on a replica, and returns with it how far a standby has replayed the write-ahead
+/// log.
 pub(super) async fn find_replayed(
     pool: &PgPool,
     schema: &Schema,

@@ -115,8 +115,7 @@ impl Replica {
         let (replayed, found) = match lookup.map_err(StoreError::unavailable) {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) | Err(error) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                self.rest(&source.unwrap_or_else(|| error.to_string()));
+                self.rest(&error.reason());
                 return None;
             }
         };
@@ -162,10 +161,7 @@ impl Replica {
         }
         match timeout(PATIENCE, server(&self.pool)).await {
             Ok(Ok(of_replica)) => self.judge(&of_primary, &of_replica),
-            Ok(Err(error)) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                self.rest(&source.unwrap_or_else(|| error.to_string()));
-            }
+            Ok(Err(error)) => self.rest(&error.reason()),
             Err(late) => self.rest(&late.to_string()),
         }
     }
@@ -235,7 +231,7 @@ impl State {
     }
 }
 
-/// What is on the primary's disk can be replayed. What is only written to its memory cannot yet.
+/// The standby can replay what is on the primary's disk, and not yet what is only in its memory.
 const SERVER: &str = "
 SELECT (SELECT system_identifier FROM pg_control_system()) AS system,
        CASE WHEN NOT pg_is_in_recovery()

@@ -81,7 +81,8 @@ SET expires_at = $1
 FROM ending
 WHERE c.digest = ending.digest";
 
-/// Locks all of the key's credentials in their order, those too that [`END_CREDENTIALS`] locks next.
+/// Locks all of the key's credentials in their order, those too that [`END_CREDENTIALS`] locks
+/// next.
 const REMOVE_CREDENTIALS: &str = "
 WITH locked AS MATERIALIZED (
     SELECT digest

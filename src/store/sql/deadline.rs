@@ -8,8 +8,8 @@ use crate::store::StoreError;
 
 /// Runs a call of a store, and gives it up at `deadline`.
 ///
-/// A database behind a network that has gone silent never answers. The call is then dropped half-way, so
-/// whether it has changed anything is not known.
+/// A database behind a network that has gone silent never answers. The call is then dropped
+/// half-way, so whether it has changed anything is not known.
 pub(in crate::store) fn within<'a, T: 'a>(
     deadline: Duration,
     call: impl Future<Output = Result<T, StoreError>> + Send + 'a,

@@ -1,7 +1,5 @@
 //! A page of keys from rows, some of them unreadable.
 
-use std::error::Error;
-
 use crate::record::{Key, KeyId};
 use crate::store::{KeyPage, StoreError, UnreadableKey};
 
@@ -17,11 +15,11 @@ impl Listed {
     }
 }
 
-/// The page of at most `limit` of `rows`, newest first, where `asked` rows were asked for, more than
-/// `limit`. None where more rows have to be asked for.
+/// The page of at most `limit` of `rows`, newest first, where `asked` rows were asked for, more
+/// than `limit`. None where more rows have to be asked for.
 ///
-/// A page that is not the last ends with an id that is a [`KeyId`], as the next one begins below it.
-/// If no id among the first `limit` is one, the page goes on to the first that is.
+/// A page that is not the last ends with an id that is a [`KeyId`], as the next one begins below
+/// it. If no id among the first `limit` is one, the page goes on to the first that is.
 pub(in crate::store) fn page(mut rows: Vec<Listed>, limit: usize, asked: usize) -> Option<KeyPage> {
     let are_all = rows.len() < asked;
     let mut next = None;
@@ -47,17 +45,11 @@ pub(in crate::store) fn page(mut rows: Vec<Listed>, limit: usize, asked: usize) 
     for Listed { id, key } in rows {
         match key {
             Ok(key) => page.keys.push(key),
-            Err(error) => page.unreadable.push(UnreadableKey::new(id, reason(&error))),
+            // The reason names the column. The causes behind it quote its content.
+            Err(error) => page.unreadable.push(UnreadableKey::new(id, error.reason())),
         }
     }
     Some(page)
-}
-
-/// Names the column. What is behind that quotes its content.
-fn reason(error: &StoreError) -> String {
-    error
-        .source()
-        .map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 #[cfg(test)]

@@ -32,8 +32,8 @@ use crate::record::{
     UsageBatch, UsageBucket,
 };
 
-/// Time limit of a call, for a disk that does not answer. SQLite itself waits for another process's lock,
-/// for five seconds.
+/// Time limit of a call, for a disk that does not answer. SQLite itself waits for another process's
+/// lock, for five seconds.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The same for a batch of new keys.
@@ -46,11 +46,11 @@ const BATCH_DEADLINE: Duration = Duration::from_mins(3);
 /// once. Ids are text, times are microseconds since the Unix epoch, and scopes, limits, metadata
 /// and addresses are JSON.
 ///
-/// What has returned is on the disk: a revocation survives a power cut. Several processes can
-/// open one file, on one machine. What another one changes, a command-line tool or plain SQL
-/// included, is noticed within a second, whatever is in the cache: triggers keep a table of changes,
-/// which is looked at four times a second. Such a change also raises the key's version, so that no
-/// change that was computed before undoes it; `REPLACE` is noticed whatever the writer's pragmas are.
+/// What has returned is on the disk: a revocation survives a power cut. Several processes can open
+/// one file, on one machine. What another one changes, a command-line tool or plain SQL included,
+/// is noticed within a second, whatever is in the cache: triggers keep a table of changes, which is
+/// looked at four times a second. Such a change also raises the key's version, so that no change
+/// that was computed before undoes it; `REPLACE` is noticed whatever the writer's pragmas are.
 #[derive(Clone)]
 pub struct SqliteStore {
     readers: SqlitePool,
@@ -68,14 +68,14 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens a database, and makes the file where it is missing, but not its directory.
     ///
-    /// `database` is a path (`keys.db`), a URL (`sqlite:keys.db`, with sqlx's query parameters),
-    /// or `sqlite::memory:` for a database that lives as long as this store and its clones. Any
-    /// other scheme, as in `postgresql:`, is refused rather than taken as the name of a file. A path
-    /// that begins with letters and a colon needs `sqlite:` or `./` before it.
+    /// `database` is a path (`keys.db`), a URL (`sqlite:keys.db`, with sqlx's query parameters), or
+    /// `sqlite::memory:` for a database that lives as long as this store and its clones. Any other
+    /// scheme, as in `postgresql:`, is refused rather than taken as the name of a file. A path that
+    /// begins with letters and a colon needs `sqlite:` or `./` before it.
     ///
     /// A file is put into WAL mode and synchronized on every commit. A write that another process
-    /// blocks for five seconds fails, and so does a call that the disk has not answered after thirty, or
-    /// after three minutes for a batch of new keys.
+    /// blocks for five seconds fails, and so does a call that the disk has not answered after
+    /// thirty, or after three minutes for a batch of new keys.
     ///
     /// # Errors
     ///

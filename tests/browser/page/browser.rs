@@ -88,8 +88,8 @@ impl Browser {
             .await;
     }
 
-    /// Does something to what a selector finds, once it is there to be seen. Where the page draws it
-    /// anew in between, to the new one.
+    /// Does something to what a selector finds, once it is there to be seen. Where the page draws
+    /// it anew in between, to the new one.
     async fn on(&self, css: &str, act: impl AsyncFn(&Element) -> Result<(), CmdError>) {
         let started = Instant::now();
         loop {

@@ -60,8 +60,8 @@ impl Case {
         ]
     }
 
-    /// Sends the head of a request. The body follows when `meanwhile` is done, which begins when the
-    /// head was verified and somebody asks for the body.
+    /// Sends the head of a request. The body follows when `meanwhile` is done, which begins when
+    /// the head was verified and somebody asks for the body.
     async fn send(
         &self,
         (method, path, body): (Method, String, Value),
@@ -90,7 +90,7 @@ impl Case {
         self.admin.call(&self.secret, method, &path, body).await
     }
 
-    /// How many keys there are, and what the target is.
+    /// The number of keys, and the target.
     async fn stored(&self) -> (usize, Key) {
         let all = self.admin.keys.list(&KeyFilter::default()).await.unwrap();
         let target = self.admin.keys.get(self.target).await.unwrap();
@@ -140,7 +140,7 @@ async fn a_caller_that_ends_before_its_body_is_there_changes_nothing() {
                 let verified = case.admin.keys.verifier().verify(attempt, &any).await;
                 assert!(verified.is_err(), "{what}");
 
-                // Not a byte tells it from the answer to a request that comes now.
+                // Byte for byte the answer to a request that comes now.
                 let now = case.answer_now(request).await;
                 assert_eq!(
                     (&answer.text, &answer.headers),
@@ -189,7 +189,7 @@ async fn a_caller_that_loses_a_scope_or_its_address_meanwhile_changes_nothing() 
                 .await
                 .unwrap(),
         );
-        // What the target holds by then, or is to be granted.
+        // The scopes that the target holds by then, or that the request would grant.
         let lacking = if number == 1 {
             "orders:read orders:*"
         } else {

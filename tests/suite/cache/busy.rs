@@ -108,7 +108,8 @@ async fn a_flood_of_made_up_keys_marks_no_store_as_down() {
             DenialReason::Unknown | DenialReason::Store
         ));
     }
-    // Most of them have waited for their turn in vain, and the store has answered all that it was asked.
+    // Most of them have waited for their turn in vain, and the store has answered all that it was
+    // asked.
     let reason = refusal(busy.begin_key(0).await.unwrap());
     assert_eq!(reason, DenialReason::Revoked);
     busy.begin_key(1).await.unwrap().unwrap();

@@ -1,14 +1,15 @@
-//! Random histories of changes, outages and lost messages, held to an explicit model of what is promised.
+//! Random histories of changes, outages and lost messages, held to an explicit model of what is
+//! promised.
 //!
-//! The model knows each state that a key ever had, when it was stored, and up to which of them the instance has
-//! been notified. Of every verification it demands:
+//! The model knows each state that a key ever had, when it was stored, and up to which of them the
+//! instance has been notified. Of every verification it demands:
 //!
-//! 1. The outcome is that of a state which the key had, and no older one than the instance was notified of: by its own
-//!    change, by a message that arrived, or by an earlier outcome.
-//! 2. Nor is the outcome older than `max_bus_silence`; while the store cannot be read, no older than that and
-//!    `stale_if_error`.
-//! 3. Only a store that fails leads to an outage, and none for a key that was read less than `stale_if_error` ago and
-//!    has not changed since.
+//! 1. The outcome is that of a state which the key had, and no older one than the instance was
+//!    notified of: by its own change, by a message that arrived, or by an earlier outcome.
+//! 2. Nor is the outcome older than `max_bus_silence`; while the store cannot be read, no older
+//!    than that and `stale_if_error`.
+//! 3. Only a store that fails leads to an outage, and none for a key that was read less than
+//!    `stale_if_error` ago and has not changed since.
 //!
 //! The replica may stand still for as long as it likes.
 
@@ -186,7 +187,8 @@ impl World {
             }
             Step::Deliver => self.deliver().await,
             Step::Prove => {
-                // What was published before arrives before. The first proof answers an older question.
+                // What was published before arrives before. The first proof answers an older
+                // question.
                 self.deliver().await;
                 if self.is_connected {
                     self.bus.prove().await;

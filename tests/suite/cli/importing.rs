@@ -158,6 +158,8 @@ fn bad_lines_of_json_are_told_too() {
         json!({"digest": digest("b"), "name": "x", "secret": "hunter2"}).to_string(),
         json!({"digest": digest("b"), "name": "x", "limits": [{"name": "l", "quota": 0, "window_seconds": 1}]})
             .to_string(),
+        json!({"digest": digest("b"), "name": "x", "credits": {"remaining": 5, "refill": {"amount": 5, "every": "year"}}})
+            .to_string(),
     ];
     let said = shell.feed(&["import", "-"], &lines.join("\n"));
     let told: Vec<_> = said.is(1).stderr.lines().collect();
@@ -166,6 +168,7 @@ fn bad_lines_of_json_are_told_too() {
         "line 3: missing field `name`",
         "line 4: unknown field `secret`",
         "line 5: limits: ",
+        "line 6: credits: write an object as in `{\"remaining\": 500, \"refill\": {\"amount\": 1000, \"every\": \"month\"}}`",
     ] {
         assert!(
             told.iter().any(|told| told.starts_with(expected)),
@@ -174,6 +177,33 @@ fn bad_lines_of_json_are_told_too() {
     }
     assert!(!said.stderr.contains("hunter2"));
     assert!(said.stdout.starts_with("1 imported"), "{}", said.stdout);
+}
+
+#[test]
+fn the_help_names_every_column() {
+    let help = Shell::new().run(&["import", "--help"]);
+    for column in [
+        "digest",
+        "name",
+        "owner",
+        "prefix",
+        "environment",
+        "start",
+        "scopes",
+        "allowed_addresses",
+        "limits",
+        "credits",
+        "refill",
+        "expires_at",
+        "metadata",
+    ] {
+        let named = format!("`{column}`");
+        assert!(
+            help.is(0).stdout.contains(&named),
+            "{column}: {}",
+            help.stdout
+        );
+    }
 }
 
 #[test]

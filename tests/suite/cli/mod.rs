@@ -3,6 +3,7 @@
 
 mod importing;
 mod keys;
+mod listing;
 mod output;
 mod scanning;
 mod updating;

@@ -1,4 +1,4 @@
-//! Listings of many keys, and listings beside lookups.
+//! Listings of many keys, and listings while there are lookups.
 
 use jiff::Timestamp;
 use sqlx::AssertSqlSafe;

@@ -51,7 +51,8 @@ async fn a_bus_behind_a_pooler_of_transactions_is_not_trusted_and_says_so() {
     assert!(log.contains("pool_mode"), "{log}");
 }
 
-/// By turns each of its connections gets a server process, so that it looks as if the process were its own.
+/// By turns each of its connections gets a server process, so that it looks as if the process were
+/// its own.
 #[tokio::test]
 async fn a_bus_that_looks_sound_is_found_out_by_its_proof() {
     let database = Database::new("by_turns").await;
@@ -87,8 +88,8 @@ async fn a_bus_behind_a_pooler_of_sessions_works() {
     assert_eq!(listener.next(Instant::now()).await.unwrap(), None);
 }
 
-/// Reads keys from the server itself, and listens through the pooler. A `PgBouncer` before 1.21 does
-/// not know the store's prepared statements.
+/// Reads keys from the server itself, and listens through the pooler. A `PgBouncer` before 1.21
+/// does not know the store's prepared statements.
 #[derive(Debug)]
 struct Pooled {
     direct: PostgresStore,

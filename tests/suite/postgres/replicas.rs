@@ -10,7 +10,7 @@ use super::outages::{Network, State};
 use super::{Database, update};
 use crate::support::{event, insert};
 
-/// How long anything may take before a test gives up.
+/// The time that anything may take before a test gives up.
 const A_WHILE: Duration = Duration::from_mins(1);
 
 #[tokio::test]
@@ -83,8 +83,8 @@ async fn a_replica_need_not_be_there_yet() {
     assert!(store.find(&digest).await.is_err());
 }
 
-/// Waits until a lookup is answered with a key of this name, or with none. A replica is asked once it
-/// has been found to be a replica.
+/// Waits until a lookup is answered with a key of this name, or with none. A replica is asked once
+/// it has been found to be a replica.
 async fn until_found(store: &PostgresStore, digest: &KeyDigest, expected: Option<&str>) {
     let answered = timeout(A_WHILE, async {
         loop {

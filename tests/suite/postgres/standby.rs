@@ -14,7 +14,7 @@ use tower_api_key::{Key, KeyDigest, KeyRepository, KeyStore, PostgresStore};
 use super::update;
 use crate::support::insert;
 
-/// How long anything may take before a test gives up.
+/// The time that anything may take before a test gives up.
 const A_WHILE: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,7 +127,7 @@ async fn a_key_that_is_inserted_again_goes_on_from_its_version() {
     }
 }
 
-/// What the store writes has the version that it gives it, whatever it writes beside the key.
+/// A key that the store writes has the version that the store gave it, whatever is written with it.
 #[tokio::test]
 async fn a_change_of_the_store_is_one_version() {
     let database = Database::new("own versions").await;
@@ -146,7 +146,7 @@ async fn a_change_of_the_store_is_one_version() {
     assert_eq!((revoked.record.version, version().await), (4, 4));
 }
 
-/// 648 changes by plain SQL beside as many of the store, on the connections of two instances.
+/// 648 changes by plain SQL against as many of the store, on the connections of two instances.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_change_by_plain_sql_is_lost_to_a_change_of_the_store() {
     const ROUNDS: usize = 162;

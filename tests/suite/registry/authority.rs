@@ -99,7 +99,7 @@ async fn nobody_changes_a_key_that_holds_more() {
         assert_denied(tenant.rotate(id, DAY).await, &["users:read"]);
         assert_eq!(keys.get(id).await.unwrap(), before);
 
-        // Whoever sees a leak can stop it.
+        // Everybody who sees a leak can stop it.
         assert!(!tenant.disable(id).await.unwrap().record.enabled);
         assert!(tenant.revoke(id).await.unwrap().record.revoked_at.is_some());
         let missing = tenant.rotate(KeyId::generate(keys.now()), DAY).await;

@@ -1,4 +1,4 @@
-//! Listings of many keys beside lookups.
+//! Listings of many keys while there are lookups.
 
 use std::path::Path;
 use std::time::Duration;

@@ -30,7 +30,7 @@ const WRITERS: [[&str; 2]; 4] = [
     ],
 ];
 
-/// How long a change may take to be noticed before a test gives up.
+/// The time for a change to be noticed before a test gives up.
 const A_WHILE: Duration = Duration::from_secs(30);
 
 const KEY_COLUMNS: &str = "key_row, id, version, name, owner, prefix, environment, scopes, limits, \
@@ -172,7 +172,7 @@ async fn what_is_replaced_is_noticed() {
     }
 }
 
-/// What the store writes has the version that it gives it, whatever it writes beside the key.
+/// A key that the store writes has the version that the store gave it, whatever is written with it.
 #[tokio::test]
 async fn a_change_of_the_store_is_one_version() {
     let file = File::new().await;
@@ -190,7 +190,7 @@ async fn a_change_of_the_store_is_one_version() {
     assert_eq!((revoked.record.version, version().await), (4, 4));
 }
 
-/// 200 revocations by plain SQL, in a loop beside the store's own changes of the same keys.
+/// 200 revocations by plain SQL, raced against the store's own changes of the same keys.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_revocation_by_plain_sql_is_lost_to_a_change_of_the_store() {
     const ROUNDS: usize = 200;

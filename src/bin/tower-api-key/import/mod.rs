@@ -22,9 +22,10 @@ use crate::store::Missing;
 ///
 /// The file is CSV, with the names of the columns in its first line, or JSON lines, one object a
 /// line. `digest` (64 hexadecimal digits of the text's SHA-256) and `name` are needed; `owner`,
-/// `prefix`, `environment`, `scopes`, `limits`, `expires_at`, `metadata`, `allowed_addresses` and
-/// `start` (what may be shown of the secret) can be there. In CSV several scopes, networks and
-/// limits (`burst=100/60s`) have spaces between them, and `metadata` is a JSON object.
+/// `prefix`, `environment`, `scopes`, `limits`, `credits`, `expires_at`, `metadata`,
+/// `allowed_addresses` and `start` (what may be shown of the secret) can be there. In CSV several
+/// scopes, networks and limits (`burst=100/60s`) have spaces between them, `metadata` is a JSON
+/// object, and `refill` (`1000/month`) belongs to `credits`. In JSON it is a member of them.
 ///
 /// What is stored already is skipped, so an import that was cut short is continued by the same
 /// command. Lines that cannot be imported are told by number, and the others are imported.

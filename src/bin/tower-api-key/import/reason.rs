@@ -1,5 +1,5 @@
-//! Reasons for a line that was not imported. None quotes the line: a plaintext key may stand in a wrong
-//! column.
+//! Reasons for a line that was not imported. None quotes the line: a plaintext key may stand in a
+//! wrong column.
 
 use tower_api_key::{KeyError, KeyErrorKind};
 
@@ -15,8 +15,8 @@ pub(super) fn of_key(error: &KeyError) -> String {
     }
 }
 
-/// The reason for which an object is no key. Messages of the parser about text that is no JSON quote
-/// nothing; its messages about values do.
+/// The reason for which an object is no key. Messages of the parser about text that is no JSON
+/// quote nothing; its messages about values do.
 pub(super) fn of_json(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let inner = error.inner();
     let message = inner.to_string();
@@ -65,7 +65,10 @@ fn is_plain_name(name: &str) -> bool {
 pub(super) fn expected(field: &str) -> &'static str {
     match field {
         "allowed_addresses" => "write networks as in 10.0.0.0/8, or addresses",
-        "credits" => "write whole numbers from 0",
+        "credits" => {
+            "write an object as in \
+             `{\"remaining\": 500, \"refill\": {\"amount\": 1000, \"every\": \"month\"}}`"
+        }
         "expires_at" => "write a time as in 2027-01-31T12:00:00Z",
         "limits" => "write limits with a name, a quota and a window",
         "metadata" => "write a JSON object of strings",

@@ -6,7 +6,7 @@ use tower_api_key::{KeyDigest, KeyImport, NewKey, RateLimit, Refill};
 
 use crate::values;
 
-/// The fields of a line, by their names in both formats.
+/// The fields of a JSON line. CSV has the same and `refill`, which is a part of `credits` here.
 pub(super) const FIELDS: [&str; 12] = [
     "allowed_addresses",
     "credits",

@@ -72,8 +72,8 @@ fn only_a_forgetful_limiter_forgets_what_the_evicted_used() {
     }
 }
 
-/// The numbers in `docs/limits.md`: more subjects than places, each of which uses ten units of 100 a
-/// minute at random times.
+/// The numbers in `docs/limits.md`: more subjects than places, each of which uses ten units of 100
+/// a minute at random times.
 #[test]
 fn more_subjects_than_places_are_counted_together_and_hardly_refused() {
     const PLACES: u32 = 512;

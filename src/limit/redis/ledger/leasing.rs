@@ -177,8 +177,8 @@ impl Ledger {
     }
 
     /// Takes in an answer that came after its request was decided without it: what was granted is
-    /// counted, and leased units are held. `is_spent` says whether the request was admitted; what it
-    /// cost is given back otherwise.
+    /// counted, and leased units are held. `is_spent` says whether the request was admitted; what
+    /// it cost is given back otherwise.
     pub(in super::super) fn answered_late(
         &mut self,
         call: &Call,

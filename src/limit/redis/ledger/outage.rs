@@ -10,13 +10,13 @@ use crate::limit::redis::ordinal::Share;
 use crate::limit::redis::wire::{NANOS_PER_MICRO, Question, Refund};
 use crate::limit::{Charge, Decision, LimitStatus, Verdict};
 
-/// How long a request waits for Redis to be back, in nanoseconds.
+/// The nanoseconds after which Redis may be back, and a request is worth another try.
 const OUTAGE_RETRY: u64 = 1_000_000_000;
 
 impl Ledger {
-    /// Decides by a share of the quota while Redis cannot be asked. What this instance
-    /// was granted lately counts in its share, so that an outage does not begin with a fresh one. What
-    /// Redis is known to have counted for all instances counts in the quota.
+    /// Decides by a share of the quota while Redis cannot be asked. What this instance was granted
+    /// lately counts in its share, so that an outage does not begin with a fresh one. What Redis is
+    /// known to have counted for all instances counts in the quota.
     ///
     /// The shares of all instances are together never above the quota, see [`Share::units`].
     pub(in super::super) fn by_share(
@@ -74,8 +74,8 @@ impl Ledger {
 
     /// The nanoseconds until a request that has no room in the share is worth another try.
     ///
-    /// Redis may be back at any time. It then admits the request if the counter has room by what was
-    /// last known.
+    /// Redis may be back at any time. It then admits the request if the counter has room by what
+    /// was last known.
     fn outage_wait(&self, place: usize, quota: u64, cost: u64, now: u64) -> u64 {
         let redis_now = self.redis_at_least(now);
         let known = at(self.counters[place].known, redis_now);

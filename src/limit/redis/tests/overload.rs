@@ -72,7 +72,7 @@ async fn overload_is_no_outage() {
         .unwrap();
     let hour = limit("hour", 1, 3_600);
     server.tell(&["CLIENT", "PAUSE", "500", "ALL"]);
-    // Of as many subjects, none of which shares a call.
+    // Of as many subjects, so that none shares a call.
     let charges = [charge(&hour, 1)];
     let subjects: Vec<_> = (0..Gate::IN_FLIGHT + 500).map(|_| stranger()).collect();
     let requests = subjects

@@ -47,8 +47,9 @@ impl Random {
     }
 }
 
-/// When each of `bursts` of `size` requests comes: `every` apart and later by up to `jitter`, each
-/// time by more than before, so that two are never closer. Each takes `over` from first to last.
+/// The times at which `bursts` of `size` requests come: `every` apart and later by up to `jitter`,
+/// each time by more than before, so that two are never closer. Each takes `over` from first to
+/// last.
 fn bursts(bursts: u64, size: u64, every: u64, jitter: u64, over: u64) -> impl Iterator<Item = u64> {
     let mut random = Random(7);
     let mut start = 12_345_678_901;

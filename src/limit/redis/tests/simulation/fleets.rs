@@ -9,7 +9,7 @@ const QUOTA: u64 = 10_000;
 const WINDOWS: u64 = 3;
 const MILLI: u64 = 1_000_000;
 
-/// How many instances there are, and what comes to them.
+/// A number of instances, and the traffic that comes to them.
 #[derive(Clone, Copy)]
 struct Fleet {
     instances: usize,

@@ -245,8 +245,8 @@ impl World {
         self.follow(instance, Some(request), step, [at; 2], at);
     }
 
-    /// What the driver does, and what it logs for each limit: units that were held already are spent
-    /// now, and those that Redis granted for this very request were when it decided.
+    /// What the driver does, and what it logs for each limit: units that were held already are
+    /// spent now, and those that Redis granted for this very request were when it decided.
     fn follow(
         &mut self,
         instance: usize,
@@ -460,7 +460,8 @@ fn charges(limits: &[RateLimit], cost: u64) -> Vec<Charge<'_>> {
     limits.iter().map(charge).collect()
 }
 
-/// The most units that any trailing window `(now - window, now]` of the log, which is in order, holds.
+/// The most units that any trailing window `(now - window, now]` of the log, which is in order,
+/// holds.
 fn fullest(log: &[(u64, u64)], window: u64) -> u64 {
     let (mut first, mut held, mut fullest) = (0, 0, 0);
     for (end, cost) in log {
