@@ -87,7 +87,7 @@ impl Flight {
                 request.entry.ended.notify_waiters();
                 request.tend();
                 if let Some(pass) = self.pass.take() {
-                    pass.succeeded();
+                    pass.succeeded(self.request.since.now());
                 }
                 Landed::Answered(step)
             }
@@ -152,7 +152,7 @@ impl Late {
             if let Some(pass) = self.pass.take() {
                 match timeout_at(self.due, &mut self.asked).await {
                     Ok(Ok(reply)) => {
-                        pass.succeeded();
+                        pass.succeeded(self.request.since.now());
                         answer = Some(reply);
                     }
                     Ok(Err(error)) => {

@@ -21,6 +21,8 @@ pub(super) struct Gate {
     /// Which limits it is about, for metrics.
     limits: &'static str,
     calls: AtomicU64,
+    /// The time of the last answer, in monotonic nanoseconds; 0 where none has come yet.
+    answered_at: AtomicU64,
     /// Wakes those that wait for room, one for each call that ends, and all when it opens.
     room: Notify,
 }
@@ -66,6 +68,7 @@ impl Gate {
             state: Mutex::new(state),
             in_flight: AtomicUsize::new(0),
             calls: AtomicU64::new(0),
+            answered_at: AtomicU64::new(0),
             room: Notify::new(),
         }
     }
@@ -97,9 +100,14 @@ impl Gate {
         self.room.notified().await;
     }
 
-    /// Returns true if the last call that ended has failed.
-    pub(super) fn is_failing(&self) -> bool {
-        !matches!(*self.lock(), State::Closed { failures: 0 })
+    /// Returns true if the last call that ended has failed, or if no answer has come for `silence`.
+    ///
+    /// A server with too much to do answers one call after the other all the time. One that has stopped
+    /// answers none, and until the first call is past its deadline nothing else shows that.
+    pub(super) fn is_failing(&self, silence: Duration, now: Moment) -> bool {
+        let answered_at = Duration::from_nanos(self.answered_at.load(Ordering::Relaxed));
+        now.monotonic().saturating_sub(answered_at) >= silence
+            || !matches!(*self.lock(), State::Closed { failures: 0 })
     }
 
     /// How many calls were let through.
@@ -125,8 +133,10 @@ impl Pass {
         self.probe
     }
 
-    pub(super) fn succeeded(mut self) {
+    pub(super) fn succeeded(mut self, now: Moment) {
         telemetry::limiter_called(self.gate.limits, true);
+        let answered_at = &self.gate.answered_at;
+        answered_at.fetch_max(now.monotonic_nanos(), Ordering::Relaxed);
         let mut state = self.gate.lock();
         match *state {
             State::Probing if self.probe => {
@@ -217,7 +227,7 @@ mod tests {
             for _ in 1..Gate::FAILURES {
                 pass(&gate, 0).failed(&"down", at(0));
             }
-            pass(&gate, 0).succeeded();
+            pass(&gate, 0).succeeded(at(0));
         }
         assert!(enters(&gate, 0));
         assert!(!enters(&opened(), 999));
@@ -231,7 +241,7 @@ mod tests {
         assert!(!enters(&gate, 5_000), "one at a time");
         probe.failed(&"still down", at(1_050));
         assert!(!enters(&gate, 2_049));
-        pass(&gate, 2_050).succeeded();
+        pass(&gate, 2_050).succeeded(at(2_050));
         assert!(!pass(&gate, 2_050).is_probe());
     }
 
@@ -248,8 +258,25 @@ mod tests {
         let first = pass(&gate, 0);
         assert!(first.is_probe());
         assert!(!enters(&gate, 0));
-        first.succeeded();
+        first.succeeded(at(0));
         assert!(!pass(&gate, 0).is_probe());
+    }
+
+    /// The first call after the server has stopped is not past its deadline yet.
+    #[test]
+    fn a_server_that_has_stopped_answering_is_failing_and_a_busy_one_is_not() {
+        const SILENCE: Duration = Duration::from_millis(50);
+        let gate = Arc::new(Gate::new(Gate::IN_FLIGHT, "keys", true));
+        let waiting: Vec<_> = (0..3).map(|_| pass(&gate, 1_000)).collect();
+        for (millis, waiting) in (1_020..).step_by(40).zip(waiting) {
+            waiting.succeeded(at(millis));
+            assert!(!gate.is_failing(SILENCE, at(millis + 49)));
+        }
+        assert!(gate.is_failing(SILENCE, at(1_150)));
+        pass(&gate, 1_150).succeeded(at(1_160));
+        assert!(!gate.is_failing(SILENCE, at(1_161)));
+        pass(&gate, 1_161).failed(&"down", at(1_162));
+        assert!(gate.is_failing(SILENCE, at(1_163)));
     }
 
     #[test]
@@ -268,7 +295,7 @@ mod tests {
         for _ in 0..Gate::FAILURES {
             pass(&gate, 0).failed(&"down", at(0));
         }
-        late.succeeded();
+        late.succeeded(at(0));
         assert!(!enters(&gate, 500));
     }
 }

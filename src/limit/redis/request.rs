@@ -249,8 +249,9 @@ impl Request {
     /// The decision about a request whose deadline is over while it waited for others: they have
     /// found out whether Redis is down or has too much to do.
     fn expired(&self, charges: &[Charge<'_>]) -> Result<Decision, LimiterOutage> {
-        let barred = self.entry.is_barred(self.since.now().monotonic_nanos());
-        if barred || self.limiter.0.gate.is_failing() || !self.limiter.0.waits_for_room {
+        let (now, inner) = (self.since.now(), &*self.limiter.0);
+        let barred = self.entry.is_barred(now.monotonic_nanos());
+        if barred || inner.gate.is_failing(inner.deadline / 2, now) || !inner.waits_for_room {
             self.by_policy(charges, Cause::Late)
         } else {
             Err(LimiterOutage::because(Cause::Overloaded))
