@@ -3,6 +3,7 @@
 #![no_main]
 
 use std::cell::RefCell;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -45,6 +46,8 @@ const CALLER: [&str; 3] = ["keys:read", "keys:write", "a:*"];
 impl Server {
     /// How many requests one store serves: rotations make a key longer and longer.
     const LIFE: usize = 1_000;
+    /// The deadline of a shutdown. A store in memory answers at once.
+    const SHUTDOWN: Duration = Duration::from_secs(10);
 
     fn new() -> Self {
         let runtime = Builder::new_current_thread().enable_time().build();
@@ -74,7 +77,7 @@ impl Server {
     fn send(&mut self, choice: u8, body: Vec<u8>) {
         if self.requests == Self::LIFE {
             self.runtime
-                .block_on(self.keys.shutdown())
+                .block_on(self.keys.shutdown(Self::SHUTDOWN))
                 .expect("a flush");
             *self = Self::new();
         }
